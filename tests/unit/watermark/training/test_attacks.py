@@ -1,0 +1,143 @@
+"""Attacks of the training: shape, range, gradients, and agreement with the real thing."""
+
+from __future__ import annotations
+
+import io
+import random
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from PIL import Image  # noqa: E402
+
+from medprov_watermark import battery  # noqa: E402
+from medprov_watermark.training import attacks  # noqa: E402
+
+SIDE = 64
+ATTACKS = {
+    "jpeg 20": lambda x: attacks.jpeg(x, 20),
+    "jpeg 95": lambda x: attacks.jpeg(x, 95),
+    "webp": lambda x: attacks.codec(x, "WEBP", quality=50, method=0),
+    "jpeg2000": lambda x: attacks.codec(x, "JPEG2000", quality_mode="rates", quality_layers=[20], irreversible=True),
+    "gaussian": lambda x: attacks.gaussian_blur(x, 7, 1.4),
+    "mean": lambda x: attacks.mean_filter(x, 3),
+    "median": attacks.median_filter,
+    "equalise": attacks.equalise,
+    "gamma": lambda x: attacks.gamma(x, 0.6),
+    "contrast": lambda x: attacks.contrast(x, 1.4, -20.0),
+    "salt": lambda x: attacks.salt_and_pepper(x, 0.02),
+    "warp": lambda x: attacks.warp(x, torch.tensor([1.0, -2.0]), torch.tensor([1.0, 1.02]), torch.zeros(2, 2)),
+    "outside": lambda x: attacks.occlude(x, 0.6, inside=False),
+    "inside": lambda x: attacks.occlude(x, 0.6, inside=True),
+    "rescale": lambda x: attacks.rescale(x, 0.6),
+    "random": lambda x: attacks.random_attack(x, 1.0, 1.0),
+}
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def picture(phantom) -> torch.Tensor:  # type: ignore[no-untyped-def, name-defined]
+    return torch.from_numpy(np.stack([phantom(SIDE, SIDE, seed=seed) for seed in range(2)]))[:, None].float()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_shape_is_kept_values_are_finite_and_gradients_flow(name: str, picture: torch.Tensor) -> None:  # type: ignore[name-defined]
+    x = picture.clone().requires_grad_()
+    out = ATTACKS[name](x)
+    assert out.shape == picture.shape
+    assert torch.isfinite(out).all()
+    assert not torch.equal(out.detach(), picture)
+    out.square().sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert (x.grad != 0).float().mean() > 0.2
+    assert torch.equal(x.detach(), picture)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("value", [0.0, 255.0])
+def test_flat_pictures_stay_finite(name: str, value: float) -> None:
+    x = torch.full((2, 1, SIDE, SIDE), value, requires_grad=True)
+    out = ATTACKS[name](x)
+    out.sum().backward()
+    assert torch.isfinite(out).all()
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("quality", [30, 50, 80])
+def test_jpeg_is_close_to_a_real_file(picture: torch.Tensor, quality: int) -> None:  # type: ignore[name-defined]
+    buffer = io.BytesIO()
+    Image.fromarray(picture[0, 0].byte().numpy()).save(buffer, "JPEG", quality=quality)
+    real = torch.from_numpy(np.asarray(Image.open(buffer)).astype(np.float32))
+    ours = attacks.jpeg(picture, quality)[0, 0].clamp(0, 255)
+    assert (ours - real).abs().mean() < 0.5
+    assert (picture[0, 0] - real).abs().mean() > 1.0
+
+
+def test_median_and_equalise_are_those_of_the_battery(picture: torch.Tensor) -> None:  # type: ignore[name-defined]
+    grey = picture[0, 0].byte().numpy()
+    np.testing.assert_array_equal(attacks.median_filter(picture)[0, 0, 1:-1, 1:-1], battery.median(grey)[1:-1, 1:-1])
+    assert np.abs(attacks.equalise(picture)[0, 0].numpy() - battery.equalise(grey)).max() <= 1
+    assert np.abs(attacks.gaussian_blur(picture, 7, 1.6)[0, 0].numpy() - battery.blur(grey)).max() <= 1
+
+
+def test_no_rotation_is_no_change(picture: torch.Tensor) -> None:  # type: ignore[name-defined]
+    still = attacks.warp(picture, torch.zeros(2), torch.ones(2), torch.zeros(2, 2))
+    torch.testing.assert_close(still, picture, atol=1e-2, rtol=0)
+
+
+def test_a_quarter_turn_is_exact(picture: torch.Tensor) -> None:  # type: ignore[name-defined]
+    turned = attacks.warp(picture, torch.full((2,), 90.0), torch.ones(2), torch.zeros(2, 2))
+    quarter = [torch.rot90(picture, turns, (2, 3)) for turns in (1, 3)]
+    assert min((turned - other).abs().mean().item() for other in quarter) < 0.1
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.8, 1.0])
+def test_occlusion_keeps_its_share(kept: float) -> None:
+    white = torch.full((1, 1, SIDE, SIDE), 255.0)
+    for inside in (False, True):
+        share = (attacks.occlude(white, kept, inside=inside) > 0).float().mean().item()
+        assert share == pytest.approx(kept, abs=0.03)
+
+
+def test_salt_and_pepper_hits_its_share() -> None:
+    grey = torch.full((4, 1, SIDE, SIDE), 100.0)
+    out = attacks.salt_and_pepper(grey, 0.1)
+    assert (out != 100).float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert set(out.unique().tolist()) == {0.0, 100.0, 255.0}
+
+
+def test_probability_zero_leaves_everything(picture: torch.Tensor) -> None:  # type: ignore[name-defined]
+    for _ in range(20):
+        assert torch.equal(attacks.random_attack(picture, 0.0, 1.0), picture)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_random_attacks_stay_finite_in_range_and_differ(picture: torch.Tensor, strength: float) -> None:  # type: ignore[name-defined]
+    seen = set()
+    for _ in range(40):
+        x = picture.clone().requires_grad_()
+        out = attacks.random_attack(x, 0.9, strength)
+        assert out.shape == picture.shape
+        assert torch.isfinite(out).all()
+        assert out.min() >= -0.01
+        assert out.max() <= 255.01
+        out.sum().backward()
+        assert torch.isfinite(x.grad).all()
+        seen.add(out.detach().numpy().tobytes())
+    assert len(seen) > 25
+
+
+def test_the_seed_decides(picture: torch.Tensor) -> None:  # type: ignore[name-defined]
+    runs = []
+    for _ in range(2):
+        random.seed(3)
+        torch.manual_seed(3)
+        runs.append(torch.stack([attacks.random_attack(picture, 0.9, 0.7) for _ in range(10)]))
+    assert torch.equal(*runs)

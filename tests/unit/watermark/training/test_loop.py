@@ -1,0 +1,199 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from medprov_watermark import carriers as cr  # noqa: E402
+from medprov_watermark.training import loop  # noqa: E402
+from medprov_watermark.training.loop import Model, Settings, Trainer, embed, random_values, run, ssim  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def timeless(figures: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if name != "seconds"}
+
+
+def test_a_step_runs_and_changes_model_and_average(trainer: Trainer) -> None:
+    before = {name: part.clone() for name, part in trainer.model.named_parameters()}
+    figures = trainer.step()
+    assert figures["step"] == 1 == trainer.progress.step
+    assert all(value == value and abs(value) < 1e6 for value in figures.values())
+    changed = [name for name, part in trainer.model.named_parameters() if not torch.equal(part, before[name])]
+    assert len(changed) > 0.8 * len(before)
+    averaged = dict(trainer.average.named_parameters())
+    assert any(not torch.equal(averaged[name], before[name]) for name in before)
+    assert all(torch.isfinite(part).all() for part in averaged.values())
+
+
+def test_the_seed_decides(tiny: Settings, pictures: torch.Tensor) -> None:  # type: ignore[name-defined]
+    first = timeless(Trainer(pictures, tiny, CPU).step())
+    assert timeless(Trainer(pictures, tiny, CPU).step()) == first
+    assert timeless(Trainer(pictures, replace(tiny, seed=1), CPU).step()) != first
+
+
+def test_a_checkpoint_continues_where_it_stood(
+    trainer: Trainer, pictures: torch.Tensor, tiny: Settings, tmp_path: Path
+) -> None:  # type: ignore[name-defined]
+    trainer.step()
+    trainer.save(tmp_path / "checkpoint.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    runs = []
+    for _ in range(2):
+        other = Trainer(pictures, tiny, CPU)
+        other.resume(tmp_path / "checkpoint.pt")
+        assert other.progress == trainer.progress
+        for mine, theirs in ((trainer.model, other.model), (trainer.average, other.average)):
+            for a, b in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True):
+                assert torch.equal(a, b)
+        assert other.rate() == trainer.rate()
+        runs.append(timeless(other.step()))
+    assert runs[0] == runs[1]
+    assert runs[0]["step"] == 2
+
+
+def test_a_crash_while_saving_leaves_the_former_checkpoint(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    trainer.save(path)
+    former = path.read_bytes()
+
+    def crash(state: object, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", crash)
+    with pytest.raises(OSError, match="disk full"):
+        trainer.save(path)
+    assert path.read_bytes() == former
+
+
+def test_a_run_ends_logs_and_continues(pictures: torch.Tensor, tiny: Settings, tmp_path: Path) -> None:  # type: ignore[name-defined]
+    heard: list[dict[str, float]] = []
+    run(Trainer(pictures, replace(tiny, steps=1), CPU), tmp_path, report=heard.append, every=1)
+    assert [figures["step"] for figures in heard] == [1]
+    for _ in range(2):  # the second finds nothing left to do
+        again = Trainer(pictures, tiny, CPU)
+        again.resume(tmp_path / loop.CHECKPOINT)
+        run(again, tmp_path, report=heard.append, every=1)
+        assert [figures["step"] for figures in heard] == [1, 2]
+        assert again.progress.step == 2
+    with (tmp_path / "log.csv").open() as handle:
+        assert [row["step"] for row in csv.DictReader(handle)] == ["1", "2"]
+
+
+def test_a_run_stops_when_its_time_is_over(pictures: torch.Tensor, tiny: Settings, tmp_path: Path) -> None:  # type: ignore[name-defined]
+    trainer = Trainer(pictures, replace(tiny, steps=100), CPU)
+    run(trainer, tmp_path, minutes=0.0)
+    assert trainer.progress.step == 1
+    assert (tmp_path / loop.CHECKPOINT).exists()
+
+
+def test_the_rate_warms_up_and_falls(trainer: Trainer) -> None:
+    trainer.settings = replace(trainer.settings, steps=1000)
+    rates = []
+    for step in (0, 100, 200, 600, 1000, 5000):
+        trainer.progress.step = step
+        rates.append(trainer.rate())
+    assert rates[0] < rates[1] < rates[2] > rates[3] > rates[4] > 0
+    assert rates[4] == rates[5]
+
+
+def test_the_curriculum_goes_from_attacks_to_quality(trainer: Trainer) -> None:
+    trainer.settings = replace(trainer.settings, steps=1000, final_db=34.15)
+    seen = []
+    for step in range(9, 259, 10):
+        trainer.progress.step, trainer.progress.accuracy = step, 0.99
+        # The step itself is not what is tried here.
+        trainer.model.requires_grad_(True)
+        if step > 9:
+            trainer.progress.probability = min(0.9, trainer.progress.probability + 0.2)
+        before = (trainer.progress.probability, trainer.progress.db)
+        if len(seen) < 6:
+            trainer.step()
+            seen.append((before, (trainer.progress.probability, trainer.progress.db)))
+    (first, after), *_, (_, last) = seen
+    assert first == (0.0, 34.0)
+    assert after == (0.05, 34.0)
+    assert last[0] == 0.9
+    assert 34.0 <= last[1] <= 34.15
+
+
+@pytest.mark.parametrize("db", [30.0, 36.0, 42.0])
+def test_marked_pictures_are_whole_legal_and_hold_their_psnr(db: float) -> None:
+    torch.manual_seed(0)
+    network = Model(Settings(channels=8, blocks=1, extractor_blocks=1)).coupling
+    x = torch.randint(80, 170, (2, 1, cr.SIZE, cr.SIZE)).float()
+    with torch.no_grad():
+        marked = embed(network, x, random_values(2, CPU), torch.full((2, 1, 1, 1), db))
+    torch.testing.assert_close(marked, marked.round(), atol=1e-3, rtol=0)
+    error = (marked - x).square().mean((1, 2, 3))
+    measured = 10 * torch.log10(255**2 / error)
+    assert (measured - db).abs().max() < 1.0
+
+
+def test_marking_stays_legal_at_the_limits_and_passes_gradients() -> None:
+    torch.manual_seed(0)
+    network = Model(Settings(channels=8, blocks=1, extractor_blocks=1)).coupling
+    x = torch.randint(0, 2, (1, 1, cr.SIZE, cr.SIZE)).float() * 255
+    marked = embed(network, x, random_values(1, CPU), torch.full((1, 1, 1, 1), 25.0))
+    assert marked.min() >= 0
+    assert marked.max() <= 255
+    marked.square().mean().backward()
+    assert any(part.grad is not None and part.grad.abs().sum() > 0 for part in network.parameters())
+
+
+def test_half_a_picture_hides_the_other_half() -> None:
+    x = torch.randint(0, 256, (1, 1, cr.SIZE, cr.SIZE)).float()
+    even = loop._EVEN
+    for keep_even in (True, False):
+        keep = even if keep_even else ~even
+        seen = loop._half(x, keep_even)
+        assert torch.equal(seen[..., keep], x[..., keep])
+        other = torch.where(keep, x, torch.randint(0, 256, x.shape).float())
+        assert torch.equal(loop._half(other, keep_even), seen)
+
+
+def test_the_half_is_the_one_that_marking_sees() -> None:
+    import numpy as np
+
+    from medprov_watermark.coupling import _neighbours, checkerboard
+
+    x = torch.randint(0, 256, (1, 1, cr.SIZE, cr.SIZE)).float()
+    plane = x[0, 0].numpy().astype(np.int32)
+    known = checkerboard(cr.SIZE, cr.SIZE)
+    fourfold = np.where(known, 4 * plane, sum(_neighbours(plane)))
+    np.testing.assert_array_equal(loop._half(x, True)[0, 0].numpy(), (fourfold + 2) >> 2)
+
+
+def test_values_have_signs_and_amplitudes_of_the_format() -> None:
+    torch.manual_seed(0)
+    values = random_values(200, CPU)
+    assert values.shape == (200, cr.TOTAL)
+    assert ((values == 0).sum(1) == cr.NULLS).all()
+    assert set(values.abs().unique().tolist()) <= {0.0, 0.5, 1.0, 1.5, 2.0}
+    uneven = ((values.abs() != 1) & (values != 0)).any(1).float().mean().item()
+    assert uneven == pytest.approx(0.33, abs=0.1)
+
+
+def test_no_carrier_has_a_part_or_a_sign_that_a_network_could_learn() -> None:
+    torch.manual_seed(0)
+    values = random_values(2000, CPU)
+    assert values.sign().mean(0).abs().max().item() < 0.1
+    written = (values != 0).float().mean(0)
+    assert (written - cr.WRITTEN / cr.TOTAL).abs().max().item() < 0.06
+
+
+def test_ssim() -> None:
+    x = torch.rand(1, 1, 64, 64) * 255
+    assert ssim(x, x).item() == pytest.approx(1.0)
+    slight, strong = ssim(x, x + 5 * torch.randn_like(x)).item(), ssim(x, torch.rand_like(x) * 255).item()
+    assert 1 > slight > strong

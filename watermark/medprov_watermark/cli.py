@@ -1,0 +1,69 @@
+"""Command line of the watermark: training and releases.
+
+``medprov-watermark train`` trains both networks on a folder of pictures and can be stopped and resumed at any time;
+``medprov-watermark release`` turns a checkpoint into a release; ``medprov-watermark info`` says what is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from medprov_watermark.errors import WatermarkError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="medprov-watermark", description="Train and inspect the watermark networks.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train, or go on training, on a folder of pictures")
+    train.add_argument(
+        "--images", type=Path, required=True, help="folder of PNG, JPEG or TIFF pictures, read below too"
+    )
+    train.add_argument("--out", type=Path, required=True, help="folder of the checkpoint and the log")
+    train.add_argument("--steps", type=int, default=3800, help="steps of the whole run (default: %(default)s)")
+    train.add_argument("--minutes", type=float, help="stop after so many minutes; the next call goes on")
+    train.add_argument("--batch", type=int, default=32, help="pictures per step (default: %(default)s)")
+    train.add_argument("--crops", type=int, default=4, help="windows taken of each picture (default: %(default)s)")
+    train.add_argument(
+        "--final-db", type=float, default=43.5, help="PSNR the curriculum ends at (default: %(default)s)"
+    )
+    train.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    train.add_argument("--threads", type=int, help="threads on the CPU")
+    train.add_argument("--all", action="store_true", help="train on the validation split too")
+    release = commands.add_parser("release", help="write the release files of a checkpoint")
+    release.add_argument("checkpoint", type=Path)
+    release.add_argument("--out", type=Path, required=True, help="folder for NAME.safetensors and NAME.onnx")
+    release.add_argument("--name", default="medprov-w1-1")
+    commands.add_parser("info", help="the installed release and its hashes")
+    args = parser.parse_args(argv)
+    try:
+        if args.command == "info":
+            return _info()
+        try:
+            from medprov_watermark.training import commands as training
+        except ImportError as error:
+            raise WatermarkError(f"training needs torch ({error}): pip install 'medprov-watermark[train]'") from error
+        return training.train(args) if args.command == "train" else training.release(args)
+    except WatermarkError as error:
+        print(f"medprov-watermark: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("medprov-watermark: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _info() -> int:
+    from medprov_watermark import carriers, weights
+
+    release = weights.load_release()
+    print(f"model     {release.model.hex()}")
+    print(f"carriers  {carriers.digest()}")
+    print(f"files     {weights.FOLDER / weights.RELEASE}.safetensors, .onnx")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""The data bits of the ownership mark W1 and their error correction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import reedsolo
+from numpy.typing import NDArray
+
+DATA_BYTES = 12
+CODE_BYTES = 16
+CODE_BITS = 8 * CODE_BYTES
+MAX_CORRECTED = 20
+"""A codeword that differs from the signs read in more bits than this is not accepted."""
+
+LIST_FALSE_MATCH = 1e-9
+"""Largest accepted chance that list decoding names a payload that is not there."""
+
+_ROUNDS = 6
+_HALF = DATA_BYTES // 2
+_CODEC = reedsolo.RSCodec(CODE_BYTES - DATA_BYTES)
+# Bit ``i`` of the codeword goes to place ``_PLACES[i]``.
+_PLACES = np.argsort(np.frombuffer(hashlib.shake_256(b"medprov interleaving 1").digest(8 * CODE_BITS), "<u8"))
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What W1 carries.
+
+    Parameters
+    ----------
+    perceptual_hash : bytes
+        8 bytes, see :func:`medprov_watermark.hashing.perceptual_hash`, of the cover.
+    serial : bytes
+        4 bytes from the system's random source.
+
+    Raises
+    ------
+    ValueError
+        When a part has another length.
+    """
+
+    perceptual_hash: bytes
+    serial: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.perceptual_hash) != 8 or len(self.serial) != 4:
+            raise ValueError(
+                f"a payload is 8 bytes of hash and 4 of serial, not {len(self.perceptual_hash)} and {len(self.serial)}"
+            )
+
+    @property
+    def data(self) -> bytes:
+        """The 12 data bytes."""
+        return self.perceptual_hash + self.serial
+
+    @classmethod
+    def from_data(cls, data: bytes) -> Payload:
+        """Split 12 data bytes.
+
+        Raises
+        ------
+        ValueError
+            When there are not 12.
+        """
+        if len(data) != DATA_BYTES:
+            raise ValueError(f"a payload is {DATA_BYTES} bytes, not {len(data)}")
+        return cls(data[:8], data[8:])
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A payload that was read.
+
+    Parameters
+    ----------
+    payload : Payload
+    corrected_bits : int
+        Codeword bits, of 128, whose sign was wrong.
+    """
+
+    payload: Payload
+    corrected_bits: int
+
+
+def encode(payload: Payload) -> NDArray[np.int8]:
+    """Turn a payload into its codeword.
+
+    The 96 bits go through a fixed public permutation, so that two payloads with the same perceptual hash have
+    unrelated codewords; then through Reed-Solomon RS(16, 12) over GF(256) (I. Reed, G. Solomon, "Polynomial Codes over
+    Certain Finite Fields", 1960); then the 128 bits are interleaved, so that neighbours belong to different bytes.
+
+    Returns
+    -------
+    ndarray of int8
+        (128,), +1 for a bit that is set and -1 for one that is not.
+    """
+    return _spread(bytes(_CODEC.encode(_permute(payload.data))))
+
+
+def decode(soft: NDArray[np.floating]) -> Decoded | None:
+    """Find the payload in what was read from the carriers.
+
+    Reed-Solomon is tried without erasures (two wrong bytes), then with the least reliable byte and with the two least
+    reliable bytes erased (each with one more wrong byte). Of what decodes, the codeword that agrees best with ``soft``
+    is taken. More erasures are not tried, because with four of them every input is a codeword.
+
+    This cannot tell noise from a mark: random signs decode with a probability of some 6 %, nearly all of it from the
+    two erasures. Ask the pilots first, and believe a payload only when something else confirms it.
+
+    Parameters
+    ----------
+    soft : ndarray of float
+        (128,), positive where the bit is likely set, its size the reliability. A value that is not finite says
+        nothing and counts as 0.
+
+    Returns
+    -------
+    Decoded or None
+        None when nothing decodes, or only to a codeword with more than ``MAX_CORRECTED`` other signs.
+
+    Raises
+    ------
+    ValueError
+        When the shape is another.
+    """
+    if np.shape(soft) != (CODE_BITS,):
+        raise ValueError(f"the soft bits must have the shape ({CODE_BITS},), not {np.shape(soft)}")
+    values = np.asarray(soft, np.float64)
+    values = np.where(np.isfinite(values), values, 0.0)
+    # Only the ratios count, and so the sums cannot overflow.
+    scaled = values / max(float(np.abs(values).max()), np.finfo(np.float64).tiny)
+    in_order = values[_PLACES]
+    word = np.packbits(in_order > 0).tobytes()
+    weakest = np.argsort(np.abs(in_order).reshape(CODE_BYTES, 8).min(axis=1), kind="stable")
+    best: tuple[float, Decoded] | None = None
+    for erased in range(3):
+        try:
+            data = bytes(_CODEC.decode(word, erase_pos=[int(place) for place in weakest[:erased]])[0])
+        except reedsolo.ReedSolomonError:
+            continue
+        signs = _spread(bytes(_CODEC.encode(data)))
+        corrected = int(np.count_nonzero((signs > 0) != (values > 0)))
+        agreement = float(signs @ scaled)
+        if corrected <= MAX_CORRECTED and (best is None or agreement > best[0]):
+            best = agreement, Decoded(Payload.from_data(_unpermute(data)), corrected)
+    return None if best is None else best[1]
+
+
+def find_in(soft: NDArray[np.floating], payloads: Sequence[Payload], tries: int) -> Decoded | None:
+    """Decode against a list of known payloads, where the error correction alone fails.
+
+    The soft bits are correlated with every codeword. For signs that are random and independent the normalised
+    correlation exceeds z with a probability of at most ``exp(-z**2 / 2)`` (W. Hoeffding, "Probability Inequalities for
+    Sums of Bounded Random Variables", 1963), whatever the soft bits are.
+
+    Parameters
+    ----------
+    soft : float array (128,)
+    payloads : sequence of Payload
+    tries : int
+        How many orientations were searched for these soft bits.
+
+    Returns
+    -------
+    Decoded or None
+        The best one, if ``len(payloads) * tries * exp(-z**2 / 2)`` is at most LIST_FALSE_MATCH.
+    """
+    length = float(np.linalg.norm(soft))
+    if not payloads or not length > 0 or not np.isfinite(length):
+        return None
+    scores = np.stack([encode(p) for p in payloads]) @ (np.asarray(soft, np.float64) / length)
+    best = int(np.argmax(scores))
+    if scores[best] <= 0 or len(payloads) * tries * np.exp(-(scores[best] ** 2) / 2) > LIST_FALSE_MATCH:
+        return None
+    wrong = int(np.count_nonzero((np.asarray(soft) > 0) != (encode(payloads[best]) > 0)))
+    return Decoded(payloads[best], wrong)
+
+
+def commitment(payload: Payload) -> bytes:
+    """32 bytes, SHA3-256 of ``b"medprov payload 1"`` and the data: names a payload without showing it at once."""
+    return hashlib.sha3_256(b"medprov payload 1" + payload.data).digest()
+
+
+def _spread(codeword: bytes) -> NDArray[np.int8]:
+    signs = np.empty(CODE_BITS, np.int8)
+    signs[_PLACES] = np.unpackbits(np.frombuffer(codeword, np.uint8)).astype(np.int8) * 2 - 1
+    return signs
+
+
+def _round(number: int, half: bytes) -> bytes:
+    return hashlib.shake_256(b"medprov payload permutation 1" + bytes([number]) + half).digest(_HALF)
+
+
+def _xor(a: bytes, b: bytes) -> bytes:
+    return bytes(x ^ y for x, y in zip(a, b, strict=True))
+
+
+def _permute(data: bytes) -> bytes:
+    left, right = data[:_HALF], data[_HALF:]
+    for number in range(_ROUNDS):
+        left, right = right, _xor(left, _round(number, right))
+    return left + right
+
+
+def _unpermute(data: bytes) -> bytes:
+    left, right = data[:_HALF], data[_HALF:]
+    for number in reversed(range(_ROUNDS)):
+        left, right = _xor(right, _round(number, left)), left
+    return left + right

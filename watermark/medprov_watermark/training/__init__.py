@@ -1,0 +1,1 @@
+"""Training of the watermark networks. Needs torch: ``pip install medprov-watermark[train]``."""

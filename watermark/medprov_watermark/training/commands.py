@@ -1,0 +1,74 @@
+"""What ``medprov-watermark train`` and ``release`` do."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+
+import torch
+
+from medprov_watermark.errors import WatermarkError
+from medprov_watermark.training import data, loop
+
+_DAMAGED = (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, pickle.UnpicklingError)
+"""What torch raises for files that are no checkpoints of ours."""
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train, or go on training.
+
+    Raises
+    ------
+    WatermarkError
+        No pictures, no such device, or a checkpoint that does not fit.
+    """
+    if not args.images.is_dir():
+        raise WatermarkError(f"{args.images}: no such folder; --images names the folder of the training pictures")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise WatermarkError("device cuda: torch finds no CUDA device; use --device cpu")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    paths = [p for p in data.list_images(args.images) if args.all or not data.held_back(p)]
+    try:
+        pictures = data.load(paths, args.crops)
+    except ValueError as error:
+        raise WatermarkError(f"{args.images}: {error}") from error
+    settings = loop.Settings(steps=args.steps, batch=args.batch, final_db=args.final_db)
+    print(f"{len(paths)} pictures, {len(pictures)} windows, {settings.steps} steps on {args.device}", flush=True)
+    trainer = loop.Trainer(pictures, settings, torch.device(args.device))
+
+    def report(f: dict[str, float]) -> None:
+        print(
+            f"step {f['step']:.0f}  loss {f['loss']:.3f}  bits right {f['accuracy']:.4f}  ssim {f['ssim']:.4f}  "
+            f"attacks {f['probability']:.2f}  {f['db']:.1f} dB  {f['seconds']:.0f} s",
+            flush=True,
+        )
+
+    checkpoint = args.out / loop.CHECKPOINT
+    if checkpoint.exists():
+        try:
+            trainer.resume(checkpoint)
+        except _DAMAGED as error:
+            raise WatermarkError(
+                f"{checkpoint}: cannot go on from this checkpoint ({error}); use another --out"
+            ) from error
+    loop.run(trainer, args.out, args.minutes, report)
+    return 0
+
+
+def release(args: argparse.Namespace) -> int:
+    """Write the release files of a checkpoint.
+
+    Raises
+    ------
+    WatermarkError
+        Not a checkpoint.
+    """
+    from medprov_watermark.training import export  # needs onnx, which training alone does not
+
+    try:
+        model, about = export.model_of_checkpoint(args.checkpoint)
+    except _DAMAGED as error:
+        raise WatermarkError(f"{args.checkpoint}: not a checkpoint of medprov-watermark train ({error})") from error
+    print(f"model {export.write_release(model, args.out, args.name)}  {about['progress']}")
+    return 0

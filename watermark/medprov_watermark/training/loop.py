@@ -1,0 +1,260 @@
+"""The training loop: curriculum, checkpoint, resume."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import math
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medprov_watermark import carriers as cr
+from medprov_watermark.training import attacks
+from medprov_watermark.training.data import augment
+from medprov_watermark.training.networks import CouplingNetwork, Extractor, straight_through
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a training run besides its pictures."""
+
+    steps: int = 6000
+    batch: int = 32
+    rate: float = 1e-3
+    start_db: float = 34.0
+    final_db: float = 43.5
+    ssim_weight: float = 5.0
+    seed: int = 0
+    channels: int = 64
+    blocks: int = 3
+    extractor_blocks: int = 4
+
+
+class Model(nn.Module):
+    """Coupling network and extractor, trained together."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.coupling = CouplingNetwork(settings.channels, settings.blocks)
+        self.extractor = Extractor(settings.channels, settings.extractor_blocks)
+        self.log_scale = nn.Parameter(torch.tensor(0.0))
+
+
+_EVEN = (torch.arange(cr.SIZE)[:, None] + torch.arange(cr.SIZE)[None]) % 2 == 0
+
+
+def _half(x: Tensor, keep_even: bool) -> Tensor:
+    """The picture as one half of the checkerboard shows it: the other half is the mean of its four neighbours."""
+    p = F.pad(x, [1] * 4, mode="reflect")
+    around = (p[:, :, :-2, 1:-1] + p[:, :, 2:, 1:-1] + p[:, :, 1:-1, :-2] + p[:, :, 1:-1, 2:]) / 4
+    keep = _EVEN.to(x.device) if keep_even else ~_EVEN.to(x.device)
+    return torch.where(keep, x, torch.floor(around + 0.5))
+
+
+def embed(net: CouplingNetwork, x: Tensor, values: Tensor, db: Tensor) -> Tensor:
+    """Mark pictures as the integer coupling does at the working size.
+
+    Parameters
+    ----------
+    x : float tensor (B, 1, SIZE, SIZE)
+        Integers 0..255.
+    values : float tensor (B, n)
+        Signed amplitudes of the first n carriers.
+    db : float tensor (B, 1, 1, 1)
+        PSNR to hold, before rounding and clipping.
+    """
+    pattern = net.synthesise(values)
+    even = _EVEN.to(x.device)
+    first = net(_half(x, keep_even=False), pattern)
+    gain = 255 * 10 ** (-db / 20) / (first.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-6)
+    move = first * gain
+    inner = (x + straight_through(move, torch.floor(move + 0.5))).clamp(0, 255)
+    half_done = torch.where(even, inner, x)
+    move = net(_half(half_done, keep_even=True), pattern) * gain
+    outer = (x + straight_through(move, torch.floor(move + 0.5))).clamp(0, 255)
+    return torch.where(even, half_done, outer)
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Mean SSIM (Wang et al. 2004) over windows of 8x8 that do not overlap, peak 255: a loss, no figure to report."""
+
+    def mean(z: Tensor) -> Tensor:
+        b, _, h, w = z.shape
+        return z.view(b, h // 8, 8, w // 8, 8).mean((2, 4))
+
+    c1, c2 = 6.5025, 58.5225
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+    return ((2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean()
+
+
+def random_values(batch: int, device: torch.device) -> Tensor:
+    """Signed amplitudes of all carriers, float tensor (B, TOTAL); a third of the batch with uneven amplitudes.
+
+    Which carriers are written is drawn anew for each picture, and so is every sign. A network that always saw the
+    same pilots would learn to see them in pictures that have none.
+    """
+    signs = torch.randint(0, 2, (batch, cr.TOTAL), device=device).float() * 2 - 1
+    left_out = torch.rand(batch, cr.TOTAL, device=device).argsort(1)[:, : cr.NULLS]
+    signs.scatter_(1, left_out, 0.0)
+    choices = torch.tensor([0.5, 1.0, 1.5, 2.0], device=device)
+    uneven = choices[torch.randint(0, 4, (batch, cr.TOTAL), device=device)]
+    return torch.where(torch.rand(batch, 1, device=device) < 0.33, signs * uneven, signs)
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved in the checkpoint."""
+
+    step: int = 0
+    accuracy: float = 0.5
+    probability: float = 0.0
+    db: float = 34.0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """One training run over a tensor of pictures, continued step by step.
+
+    Parameters
+    ----------
+    pictures : uint8 tensor (N, 1, SIZE, SIZE)
+    settings : Settings
+    device : torch.device
+        ``cuda`` uses bf16 autocast as the CPU does.
+    """
+
+    def __init__(self, pictures: Tensor, settings: Settings, device: torch.device) -> None:
+        torch.manual_seed(settings.seed)
+        random.seed(settings.seed)
+        self.settings, self.device = settings, device
+        self.pictures = pictures.to(device)
+        self.model = Model(settings).to(device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.model)
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.rate, weight_decay=1e-4)
+        self.progress = Progress(db=settings.start_db)
+        self.random = random.Random(settings.seed)
+
+    def rate(self) -> float:
+        """Learning rate: warm-up, then a cosine over the run."""
+        done = min(1.0, self.progress.step / self.settings.steps)
+        return (
+            self.settings.rate * min(1, (self.progress.step + 1) / 200) * (0.5 * (1 + math.cos(math.pi * done)) + 0.01)
+        )
+
+    def step(self) -> dict[str, float]:
+        """One optimiser step; returns its figures."""
+        s, p = self.settings, self.progress
+        started = time.perf_counter()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        pick = torch.randint(0, len(self.pictures), (s.batch,), device=self.device)
+        x = augment(self.pictures[pick], self.random).contiguous(memory_format=torch.channels_last)
+        values = random_values(s.batch, self.device)
+        db = p.db + torch.empty(s.batch, 1, 1, 1, device=self.device).uniform_(-2.0, 2.0)
+        kind = self.device.type
+        with torch.autocast(kind, dtype=torch.bfloat16):
+            marked = embed(self.model.coupling, x, values, db)
+        attacked = attacks.random_attack(marked.float(), p.probability, min(1.0, p.probability / 0.9))
+        with torch.autocast(kind, dtype=torch.bfloat16):
+            answers = self.model.extractor(attacked)
+        written = (answers.float() * self.model.log_scale.exp() * values.sign())[values != 0]
+        loss_bits = F.softplus(-written).mean()
+        loss_ssim = 1 - ssim(marked.float(), x)
+        loss = loss_bits + s.ssim_weight * min(1.0, p.probability / 0.9) * loss_ssim
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        with torch.no_grad():
+            keep = min(0.995, 1 - 1 / (p.step + 10))
+            for a, b in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                a.lerp_(b, 1 - keep)
+        hit = (written > 0).float().mean().item()
+        p.accuracy = 0.98 * p.accuracy + 0.02 * hit
+        p.step += 1
+        if p.accuracy > 0.93 and p.step % 10 == 0:
+            if p.probability < 0.9:
+                p.probability = min(0.9, p.probability + 0.05)
+            elif p.db < s.final_db:
+                p.db = min(s.final_db, p.db + 0.1)
+        p.seconds += time.perf_counter() - started
+        return {
+            "step": p.step,
+            "loss": loss.item(),
+            "bits": loss_bits.item(),
+            "ssim": 1 - loss_ssim.item(),
+            "accuracy": p.accuracy,
+            "probability": p.probability,
+            "db": p.db,
+            "seconds": p.seconds,
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint; a crash leaves the former one whole."""
+        state = {
+            "settings": asdict(self.settings),
+            "progress": asdict(self.progress),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        draft = path.with_suffix(".part")
+        torch.save(state, draft)
+        os.replace(draft, path)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a checkpoint of :meth:`save`."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.progress = Progress(**state["progress"])
+        torch.manual_seed(self.settings.seed + self.progress.step)
+        random.seed(self.settings.seed + self.progress.step)
+        self.random = random.Random(self.settings.seed + self.progress.step)
+
+
+def run(
+    trainer: Trainer,
+    folder: Path,
+    minutes: float | None = None,
+    report: Callable[[dict[str, float]], None] | None = None,
+    every: int = 50,
+) -> None:
+    """Train to the end of the settings' steps, or for some minutes; checkpoint and log as it goes.
+
+    A trainer that shall go on from a checkpoint is resumed before (:meth:`Trainer.resume`).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = folder / CHECKPOINT, folder / "log.csv"
+    started = saved = time.monotonic()
+    while trainer.progress.step < trainer.settings.steps:
+        figures = trainer.step()
+        if trainer.progress.step % every == 0:
+            new = not log.exists()
+            with log.open("a", newline="") as handle:
+                writer = csv.DictWriter(handle, fieldnames=list(figures))
+                if new:
+                    writer.writeheader()
+                writer.writerow(figures)
+            if report:
+                report(figures)
+        now = time.monotonic()
+        if now - saved > 120:
+            trainer.save(checkpoint)
+            saved = now
+        if minutes is not None and now - started > 60 * minutes:
+            break
+    trainer.save(checkpoint)
