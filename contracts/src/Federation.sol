@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.24;
+
+import {Checkpoints} from "@openzeppelin/contracts/utils/structs/Checkpoints.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {IFederation} from "./interfaces/IFederation.sol";
+
+/// @title Federation
+/// @notice See {IFederation}. There is no owner and no administrator: who deploys it has no rights afterwards.
+contract Federation is IFederation {
+    using Checkpoints for Checkpoints.Trace208;
+
+    /// @notice Longest content identifier in bytes; a CIDv1 with SHA-256 in base32 has 59.
+    uint256 public constant MAX_CID = 128;
+    /// @notice Largest number of founding members.
+    uint256 public constant MAX_FOUNDERS = 64;
+
+    /// @inheritdoc IFederation
+    bytes32 public immutable federationId;
+    /// @inheritdoc IFederation
+    uint256 public threshold;
+    /// @inheritdoc IFederation
+    uint256 public activeCount;
+    /// @inheritdoc IFederation
+    uint64 public lastRound;
+
+    /// @dev Part of every motion's id: adding one closes all open motions and approvals.
+    uint256 private _epoch;
+    address[] private _accounts;
+    mapping(address account => Member) private _members;
+    mapping(address account => Checkpoints.Trace208) private _history;
+    mapping(bytes32 nameHash => address) private _names;
+    mapping(bytes32 motion => uint256) private _votes;
+    mapping(bytes32 motion => mapping(address voter => bool)) private _voted;
+    mapping(uint64 number => Round) private _rounds;
+    mapping(bytes32 modelHash => Model) private _models;
+
+    modifier onlyMember() {
+        if (!isMember(msg.sender)) revert NotMember(msg.sender);
+        _;
+    }
+
+    /// @notice Found a federation.
+    /// @param id Its name among federations, drawn at random.
+    /// @param founders The first members, 1 to 64.
+    /// @param k Number of members that must agree.
+    constructor(bytes32 id, Founder[] memory founders, uint256 k) {
+        if (id == 0) revert ZeroHash();
+        if (founders.length == 0 || founders.length > MAX_FOUNDERS) revert BadFounders(founders.length);
+        federationId = id;
+        for (uint256 i = 0; i < founders.length; ++i) {
+            _join(founders[i].account, founders[i].nameHash, founders[i].readerKey);
+        }
+        _setThreshold(k);
+        emit FederationCreated(id, k);
+    }
+
+    /// @inheritdoc IFederation
+    function memberCount() external view returns (uint256) {
+        return _accounts.length;
+    }
+
+    /// @inheritdoc IFederation
+    function memberByIndex(uint256 index) external view returns (Member memory) {
+        return _members[_accounts[index]];
+    }
+
+    /// @inheritdoc IFederation
+    function member(address account) external view returns (Member memory) {
+        return _members[account];
+    }
+
+    /// @inheritdoc IFederation
+    function isMember(address account) public view returns (bool) {
+        return _members[account].status == Status.Active;
+    }
+
+    /// @inheritdoc IFederation
+    function isMemberAt(address account, uint256 blockNumber) external view returns (bool) {
+        if (blockNumber > block.number) revert FutureBlock(blockNumber);
+        return _history[account].upperLookup(SafeCast.toUint48(blockNumber)) == uint208(Status.Active);
+    }
+
+    /// @inheritdoc IFederation
+    function vote(Kind kind, address account, bytes calldata data)
+        external
+        onlyMember
+        returns (bytes32 motion, bool carried)
+    {
+        motion = _motion(kind, account, data);
+        uint256 count = _count(motion);
+        emit VoteCast(motion, msg.sender, kind, account, data, count);
+        _check(kind, account, data);
+        carried = count >= threshold;
+        if (carried) _carry(kind, account, data);
+    }
+
+    /// @inheritdoc IFederation
+    function votes(Kind kind, address account, bytes calldata data) external view returns (uint256) {
+        return _votes[_motion(kind, account, data)];
+    }
+
+    /// @inheritdoc IFederation
+    function setReaderKey(bytes32 readerKey) external onlyMember {
+        if (readerKey == 0) revert ZeroHash();
+        _members[msg.sender].readerKey = readerKey;
+        emit ReaderKeyChanged(msg.sender, readerKey);
+    }
+
+    /// @inheritdoc IFederation
+    function anchorRound(
+        uint64 number,
+        bytes32 modelHash,
+        string calldata cid,
+        bytes32 updatesRoot,
+        bytes32 metricsHash
+    ) external onlyMember {
+        if (number <= lastRound) revert RoundNotNewer(number, lastRound);
+        if (modelHash == 0 || updatesRoot == 0 || metricsHash == 0) revert ZeroHash();
+        _checkCid(cid);
+        uint48 time = uint48(block.timestamp);
+        lastRound = number;
+        _rounds[number] =
+            Round(modelHash, updatesRoot, metricsHash, msg.sender, SafeCast.toUint48(block.number), time, cid);
+        emit RoundAnchored(number, modelHash, msg.sender, updatesRoot, metricsHash, time, cid);
+    }
+
+    /// @inheritdoc IFederation
+    function round(uint64 number) external view returns (Round memory) {
+        return _rounds[number];
+    }
+
+    /// @inheritdoc IFederation
+    function releaseModel(bytes32 modelHash, string calldata cid) external onlyMember returns (bool released) {
+        if (modelHash == 0) revert ZeroHash();
+        if (_models[modelHash].blockNumber != 0) revert AlreadyReleased(modelHash);
+        _checkCid(cid);
+        uint256 approvals = _count(keccak256(abi.encode("model", modelHash, cid, _epoch)));
+        emit ModelApproved(modelHash, msg.sender, cid, approvals);
+        released = approvals >= threshold;
+        if (released) {
+            uint48 time = uint48(block.timestamp);
+            _models[modelHash] = Model(SafeCast.toUint48(block.number), time, cid);
+            emit ModelReleased(modelHash, time, cid);
+        }
+    }
+
+    /// @inheritdoc IFederation
+    function isReleased(bytes32 modelHash) external view returns (bool) {
+        return _models[modelHash].blockNumber != 0;
+    }
+
+    /// @inheritdoc IFederation
+    function model(bytes32 modelHash) external view returns (Model memory) {
+        return _models[modelHash];
+    }
+
+    function _motion(Kind kind, address account, bytes calldata data) private view returns (bytes32) {
+        return keccak256(abi.encode("motion", kind, account, data, _epoch));
+    }
+
+    /// @dev Counts the caller's vote once.
+    function _count(bytes32 motion) private returns (uint256) {
+        if (_voted[motion][msg.sender]) revert AlreadyVoted(motion, msg.sender);
+        _voted[motion][msg.sender] = true;
+        return ++_votes[motion];
+    }
+
+    /// @dev Refuses a motion that could not be carried out, at the first vote already.
+    function _check(Kind kind, address account, bytes calldata data) private view {
+        if (kind == Kind.Join) {
+            (bytes32 nameHash, bytes32 readerKey) = _joinArguments(data);
+            _checkJoin(account, nameHash, readerKey);
+        } else if (kind == Kind.Threshold) {
+            if (account != address(0)) revert BadMotion();
+            _checkThreshold(_thresholdArgument(data), activeCount);
+        } else {
+            if (data.length != 0) revert BadMotion();
+            Status status = _members[account].status;
+            bool fits = kind == Kind.Resume
+                ? status == Status.Suspended
+                : status == Status.Active || (kind == Kind.Leave && status == Status.Suspended);
+            if (!fits) revert WrongStatus(account, status);
+            if (status == Status.Active) _checkThreshold(threshold, activeCount - 1);
+        }
+    }
+
+    function _carry(Kind kind, address account, bytes calldata data) private {
+        ++_epoch;
+        if (kind == Kind.Join) {
+            (bytes32 nameHash, bytes32 readerKey) = _joinArguments(data);
+            _join(account, nameHash, readerKey);
+        } else if (kind == Kind.Threshold) {
+            _setThreshold(_thresholdArgument(data));
+        } else if (kind == Kind.Leave) {
+            delete _names[_members[account].nameHash];
+            _setStatus(account, Status.Left);
+        } else {
+            _setStatus(account, kind == Kind.Suspend ? Status.Suspended : Status.Active);
+        }
+    }
+
+    function _join(address account, bytes32 nameHash, bytes32 readerKey) private {
+        _checkJoin(account, nameHash, readerKey);
+        Member storage entry = _members[account];
+        if (entry.status == Status.None) {
+            _accounts.push(account);
+            entry.account = account;
+        }
+        entry.nameHash = nameHash;
+        entry.readerKey = readerKey;
+        entry.joinedBlock = SafeCast.toUint48(block.number);
+        _names[nameHash] = account;
+        _setStatus(account, Status.Active);
+        emit ReaderKeyChanged(account, readerKey);
+    }
+
+    function _setStatus(address account, Status status) private {
+        Member storage entry = _members[account];
+        if (entry.status == Status.Active) --activeCount;
+        if (status == Status.Active) ++activeCount;
+        entry.status = status;
+        _history[account].push(SafeCast.toUint48(block.number), uint208(status));
+        emit StatusChanged(account, status, entry.nameHash);
+    }
+
+    function _setThreshold(uint256 k) private {
+        _checkThreshold(k, activeCount);
+        threshold = k;
+        emit ThresholdChanged(k);
+    }
+
+    function _checkJoin(address account, bytes32 nameHash, bytes32 readerKey) private view {
+        if (account == address(0)) revert BadMotion();
+        if (nameHash == 0 || readerKey == 0) revert ZeroHash();
+        Status status = _members[account].status;
+        if (status == Status.Active || status == Status.Suspended) revert AlreadyMember(account);
+        if (_names[nameHash] != address(0)) revert NameTaken(nameHash);
+    }
+
+    function _checkThreshold(uint256 k, uint256 active) private pure {
+        if (k == 0 || k > active) revert BadThreshold(k, active);
+    }
+
+    function _checkCid(string calldata cid) private pure {
+        uint256 length = bytes(cid).length;
+        if (length == 0 || length > MAX_CID) revert BadCid(length);
+    }
+
+    function _joinArguments(bytes calldata data) private pure returns (bytes32 nameHash, bytes32 readerKey) {
+        if (data.length != 64) revert BadMotion();
+        return abi.decode(data, (bytes32, bytes32));
+    }
+
+    function _thresholdArgument(bytes calldata data) private pure returns (uint256) {
+        if (data.length != 32) revert BadMotion();
+        return abi.decode(data, (uint256));
+    }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.24;
+
+import {IFederation} from "./IFederation.sol";
+
+/// @title Provenance of medical images.
+/// @notice Members anchor the Merkle root of many records in one transaction, or register one record by itself. No
+/// personal data is stored: only hashes, content identifiers, addresses and times.
+interface IProvenanceRegistry {
+    /// @notice One image's provenance. Its EIP-712 digest is the record's id and its leaf in a batch.
+    /// @param format Version of the record.
+    /// @param key Record key, derived from the mark's payload; need not be unique.
+    /// @param coverHash Salted hash of the image as the scanner made it.
+    /// @param markedHash Content hash of the image with the ownership mark.
+    /// @param releasedHash Content hash of the image that leaves the hospital.
+    /// @param evidenceCid The sealed evidence.
+    /// @param bundleCid The sealed bundle; empty where there is none.
+    /// @param owner The hospital.
+    /// @param model SHA-256 of the weights that marked the image.
+    /// @param time When the owner sealed the record, as the owner says.
+    struct Record {
+        uint16 format;
+        bytes32 key;
+        bytes32 coverHash;
+        bytes32 markedHash;
+        bytes32 releasedHash;
+        string evidenceCid;
+        string bundleCid;
+        address owner;
+        bytes32 model;
+        uint64 time;
+    }
+
+    /// @notice A batch was anchored.
+    /// @param root Merkle root over the batch's records.
+    /// @param owner The member that anchored it.
+    /// @param count Number of records, as the member says.
+    /// @param time Time of the block.
+    /// @param cid The batch's manifest.
+    event BatchAnchored(bytes32 indexed root, address indexed owner, uint32 count, uint48 time, string cid);
+
+    /// @notice A record was registered by itself.
+    /// @param recordId Its EIP-712 digest.
+    /// @param owner Its owner.
+    /// @param key Its record key.
+    /// @param time Time of the block.
+    /// @param record All of it.
+    event RecordRegistered(
+        bytes32 indexed recordId, address indexed owner, bytes32 indexed key, uint48 time, Record record
+    );
+
+    /// @notice The caller is no active member of the federation.
+    error NotMember(address account);
+    /// @notice The record names another owner than the caller.
+    error NotOwner(address account, address owner);
+    /// @notice This root was anchored before.
+    error RootAlreadyAnchored(bytes32 root, address owner);
+    /// @notice An image with this released hash was registered before.
+    error AlreadyRegistered(bytes32 releasedHash, bytes32 recordId);
+    /// @notice A batch has at least one record.
+    error EmptyBatch();
+    /// @notice A hash that must be given is zero.
+    error ZeroHash();
+    /// @notice A content identifier is empty or too long.
+    error BadCid(uint256 length);
+
+    /// @notice The federation whose members may write.
+    function FEDERATION() external view returns (IFederation);
+
+    /// @notice Anchor a batch. Members only; a root can be anchored once.
+    /// @param root Merkle root over the records' ids, as OpenZeppelin's standard-merkle-tree of ["bytes32"] makes it.
+    /// @param count Number of records.
+    /// @param cid The batch's manifest.
+    function anchorBatch(bytes32 root, uint32 count, string calldata cid) external;
+
+    /// @notice Register one record by itself. Its owner only, who must be a member. The first registration of a
+    /// released hash wins.
+    /// @param record The record.
+    /// @return recordId Its EIP-712 digest.
+    function register(Record calldata record) external returns (bytes32 recordId);
+
+    /// @notice The anchor of a root; blockNumber 0 where there is none.
+    /// @param root Merkle root.
+    /// @return owner The member that anchored it.
+    /// @return blockNumber Block of the anchor.
+    /// @return time Time of that block.
+    /// @return count Number of records, as the member said.
+    /// @return cid The batch's manifest.
+    function anchor(bytes32 root)
+        external
+        view
+        returns (address owner, uint48 blockNumber, uint48 time, uint32 count, string memory cid);
+
+    /// @notice Whether a record is in an anchored batch.
+    /// @param root Merkle root.
+    /// @param leaf The record's id.
+    /// @param proof Siblings from the leaf upwards.
+    function verify(bytes32 root, bytes32 leaf, bytes32[] calldata proof) external view returns (bool);
+
+    /// @notice The registration of a record by itself; blockNumber 0 where there is none.
+    /// @param recordId The record's id.
+    /// @return owner Its owner.
+    /// @return blockNumber Block of the registration.
+    /// @return time Time of that block.
+    function registration(bytes32 recordId) external view returns (address owner, uint48 blockNumber, uint48 time);
+
+    /// @notice The record that was registered by itself for a released image; zero where there is none.
+    /// @param releasedHash Content hash of the released image.
+    function recordOf(bytes32 releasedHash) external view returns (bytes32 recordId);
+
+    /// @notice A record's id on this chain and registry (EIP-712).
+    /// @param record The record.
+    function recordIdOf(Record calldata record) external view returns (bytes32);
+}
