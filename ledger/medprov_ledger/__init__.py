@@ -1,0 +1,1 @@
+"""The ledger: chain client, contracts, sealed evidence, batches and stores."""

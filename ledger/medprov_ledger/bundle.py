@@ -1,0 +1,253 @@
+"""The private bundle: what only named readers open, under a key of its own that can be destroyed.
+
+The sealed bundle lies in IPFS and cannot be called back. Its key exists only wrapped, in the hospital's state folder:
+remove the wraps (:meth:`WrapFolder.erase`) and the bundle is noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from Crypto.PublicKey.ECC import EccKey
+
+from . import _canonical, _files, cid, sealing
+from .errors import RecordError, SealError
+
+VERSION = 1
+MAX_SIZE = 1 << 26
+_MAGIC = b"MPBU"
+_FIELDS = ("salt", "metadata", "notes")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Checked when made.
+
+    Parameters
+    ----------
+    salt : bytes
+        16 bytes, the salt of the cover's hash.
+    metadata : mapping
+        JSON object, the original metadata (for DICOM: the JSON model of PS3.18, annex F, without pixels).
+    notes : mapping of str to str
+    version : int
+
+    Raises
+    ------
+    RecordError
+    """
+
+    salt: bytes = field(repr=False)
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    notes: Mapping[str, str] = field(default_factory=dict, repr=False)
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        _canonical.version(self.version, VERSION, "bundle")
+        _canonical.fixed(self.salt, 16, "bundle: salt")
+        if not isinstance(self.metadata, Mapping) or not isinstance(self.notes, Mapping):
+            raise RecordError("bundle: metadata and notes must be JSON objects")
+        for name, value in self.notes.items():
+            _canonical.text(name, 200, "bundle: name of a note")
+            _canonical.text(value, 1 << 20, f"bundle: note {name}")
+
+    def to_bytes(self) -> bytes:
+        """``MPBU``, version (2), canonical JSON."""
+        values = {"salt": self.salt.hex(), "metadata": dict(self.metadata), "notes": dict(self.notes)}
+        body = _canonical.dumps(values, "bundle")
+        if len(body) > MAX_SIZE:
+            raise RecordError(f"bundle: {len(body)} bytes are more than {MAX_SIZE}; leave large elements out")
+        return _MAGIC + self.version.to_bytes(2, "big") + body
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Bundle:
+        """Decode.
+
+        Raises
+        ------
+        RecordError
+        """
+        if len(data) < 6 or data[:4] != _MAGIC or len(data) > MAX_SIZE + 6:
+            raise RecordError("bundle: truncated, too large or not a bundle of this format")
+        _canonical.version(int.from_bytes(data[4:6], "big"), VERSION, "bundle")
+        values = _canonical.fields(_canonical.loads(data[6:], "bundle"), _FIELDS, "bundle")
+        salt = values["salt"]
+        return cls(
+            _canonical.from_hex(f"0x{salt}", "bundle: salt", 16),
+            values["metadata"],
+            values["notes"],
+        )
+
+
+@dataclass(frozen=True)
+class Wraps:
+    """A bundle's key, wrapped once per reader.
+
+    Parameters
+    ----------
+    record_key : bytes
+        32 bytes, of the record that names the bundle.
+    keys : mapping of str to bytes
+        Fingerprint of the reader's public key to 80 bytes (HPKE).
+    """
+
+    record_key: bytes
+    keys: Mapping[str, bytes] = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        keys = {name: _canonical.to_base64(wrapped) for name, wrapped in self.keys.items()}
+        values = {"version": VERSION, "record_key": _canonical.to_hex(self.record_key), "keys": keys}
+        return _canonical.dumps(values, "wraps")
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Wraps:
+        """Decode.
+
+        Raises
+        ------
+        RecordError
+        """
+        values = _canonical.fields(_canonical.loads(data, "wraps"), ("version", "record_key", "keys"), "wraps")
+        _canonical.version(values["version"], VERSION, "wraps")
+        if not isinstance(values["keys"], dict):
+            raise RecordError("wraps: keys must be a JSON object")
+        keys = {name: _canonical.from_base64(wrapped, f"wraps: {name}") for name, wrapped in values["keys"].items()}
+        return cls(_canonical.from_hex(values["record_key"], "wraps: record_key", 32), keys)
+
+
+def seal(
+    bundle: Bundle, record_key: bytes, readers: Sequence[bytes], nonce: bytes | None = None
+) -> tuple[bytes, Wraps]:
+    """Encrypt a bundle under a new key and wrap the key for each reader.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    record_key : bytes
+        32 bytes.
+    readers : sequence of bytes
+        X25519 public keys, 32 bytes each; at least one, otherwise nobody could ever open it.
+    nonce : bytes or None
+        12 bytes; None draws one.
+
+    Returns
+    -------
+    sealed : bytes
+        For the store. Sealing again gives other bytes: keep these.
+    wraps : Wraps
+        For :meth:`WrapFolder.save`. The key itself is not kept.
+
+    Raises
+    ------
+    SealError
+        No reader, or a reader's key is unusable.
+    """
+    if not readers:
+        raise SealError("bundle: names no reader; give at least the hospital's own reader key")
+    key = sealing.new_key()
+    sealed = sealing.seal(key, bundle.to_bytes(), nonce or sealing.new_nonce(), sealing.aad("bundle", record_key))
+    info = wrap_info(record_key)
+    keys = {sealing.fingerprint(reader): sealing.wrap(key, reader, info) for reader in readers}
+    return sealed, Wraps(record_key, keys)
+
+
+def open(sealed: bytes, wraps: Wraps, reader: EccKey) -> Bundle:
+    """Decrypt a bundle as one of its readers.
+
+    Parameters
+    ----------
+    sealed : bytes
+    wraps : Wraps
+    reader : EccKey
+        X25519 private key.
+
+    Raises
+    ------
+    SealError
+        This reader is not named, or something was changed.
+    RecordError
+        Opened, but malformed.
+    """
+    name = sealing.fingerprint(reader.public_key().export_key(format="raw"))
+    if name not in wraps.keys:
+        raise SealError(f"bundle: reader {name} is not named; ask the hospital to wrap the key for this reader")
+    key = sealing.unwrap(wraps.keys[name], reader, wrap_info(wraps.record_key))
+    return Bundle.from_bytes(sealing.open(key, sealed, sealing.aad("bundle", wraps.record_key)))
+
+
+def add_reader(wraps: Wraps, reader: EccKey, new_reader: bytes) -> Wraps:
+    """Wraps that also serve a new reader; only a reader can add one.
+
+    Raises
+    ------
+    SealError
+        `reader` is not named, or the new key is unusable.
+    """
+    info = wrap_info(wraps.record_key)
+    name = sealing.fingerprint(reader.public_key().export_key(format="raw"))
+    if name not in wraps.keys:
+        raise SealError(f"bundle: reader {name} is not named and cannot add another")
+    key = sealing.unwrap(wraps.keys[name], reader, info)
+    return Wraps(wraps.record_key, {**wraps.keys, sealing.fingerprint(new_reader): sealing.wrap(key, new_reader, info)})
+
+
+def wrap_info(record_key: bytes) -> bytes:
+    """HPKE's info string for a bundle key."""
+    return b"medprov 1 bundle key" + _canonical.fixed(record_key, 32, "bundle: record key")
+
+
+class WrapFolder:
+    """The wraps of a hospital's bundles, one file per bundle, in the hospital's state folder; never in IPFS.
+
+    Parameters
+    ----------
+    path : Path
+        Made if absent, readable by the owner only.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def save(self, bundle_cid: str, wraps: Wraps) -> None:
+        """Store wraps durably; on return they are on the disk."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _files.write(self._file(bundle_cid), wraps.to_bytes(), mode=0o600)
+        except OSError as error:
+            raise SealError(f"{self.path}: cannot store wrapped keys ({error.strerror})") from None
+
+    def load(self, bundle_cid: str) -> Wraps:
+        """Wraps of one bundle.
+
+        Raises
+        ------
+        SealError
+            None here: never made here, or erased.
+        RecordError
+            The file is malformed.
+        """
+        file = self._file(bundle_cid)
+        try:
+            return Wraps.from_bytes(file.read_bytes())
+        except FileNotFoundError:
+            raise SealError(f"{file}: no wrapped key; the bundle is another hospital's or was erased") from None
+        except OSError as error:
+            raise SealError(f"{file}: cannot be read ({error.strerror})") from None
+
+    def erase(self, bundle_cid: str) -> None:
+        """Destroy a bundle's wraps; from then on nobody can open it who has not kept the key. Twice is once."""
+        file = self._file(bundle_cid)
+        try:
+            file.unlink(missing_ok=True)
+            if self.path.is_dir():
+                _files.sync_folder(self.path)
+        except OSError as error:
+            raise SealError(f"{file}: cannot be erased ({error.strerror}); the bundle can still be opened") from None
+
+    def _file(self, bundle_cid: str) -> Path:
+        # parsing keeps a hostile name such as "../x" out of the path
+        return self.path / f"{cid.parse(bundle_cid)}.json"

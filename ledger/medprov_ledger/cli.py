@@ -1,0 +1,156 @@
+"""Command line ``medprov-ledger``: the development federation up, down, and how it is."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from . import development, models
+from .development import Status
+from .embedded import CHAIN_ID, Embedded
+from .errors import LedgerError
+
+DEFAULT_FOLDER = Path(".medprov")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        0 done (``status``: the chain is up), 1 not (one line on standard error), 2 wrong usage.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "up":
+            if not options.wait:
+                return _up(options.dir, options.model, options.ipfs)
+            with _stop_signals() as stopped:
+                return _up(options.dir, options.model, options.ipfs) or _wait(options.dir, stopped)
+        if options.command == "down":
+            return _down(options.dir)
+        _show(development.status(options.dir))
+    except LedgerError as error:
+        print(f"medprov-ledger: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"medprov-ledger: {error.filename or options.dir}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("medprov-ledger: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="medprov-ledger", description="A development federation on this machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    texts = {
+        "up": "start the chain; the first time also deploy the contracts and make three hospitals",
+        "down": "stop the chain and keep its state",
+        "status": "show chain, contracts, members and counts; exit status 1 where it is down",
+    }
+    for name, text in texts.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            "--dir", type=Path, default=DEFAULT_FOLDER, help="folder of the federation (default: %(default)s)"
+        )
+        if name == "up":
+            command.add_argument(
+                "--model",
+                type=_hash,
+                metavar="HASH",
+                help="release this model only: SHA-256 of a weights file, 64 hexadecimal digits "
+                "(default: every model that an installed package brings along)",
+            )
+            command.add_argument(
+                "--ipfs",
+                metavar="MULTIADDR",
+                help="a new federation's store is this IPFS daemon, /ip4/HOST/tcp/PORT/http (default: a folder)",
+            )
+            command.add_argument(
+                "--wait", action="store_true", help="stay until SIGTERM or SIGINT, then take it down (for containers)"
+            )
+    return parser
+
+
+def _hash(text: str) -> bytes:
+    if not re.fullmatch(r"(0x)?[0-9a-fA-F]{64}", text) or not int(text, 16):
+        raise argparse.ArgumentTypeError("must be 64 hexadecimal digits, not all zero")
+    return bytes.fromhex(text.removeprefix("0x"))
+
+
+def _up(folder: Path, model: bytes | None, ipfs: str | None) -> int:
+    released, problems = ([model], []) if model is not None else models.offered()
+    # a federation without a released model is still good for training one
+    for problem in problems:
+        print(f"medprov-ledger: {problem}", file=sys.stderr)
+    done = development.up(folder, released, ipfs)
+    said = {"running": "already running", "restarted": "started on its saved state", "created": "created"}
+    print(f"{folder}: {said[done.state]}")
+    print(_chain_line(done.chain))
+    print(f"configuration  {done.config.path} (verifiers: {done.config.path.with_name(development.VERIFIER)})")
+    for one in released:
+        print(f"model          {one.hex()} is released")
+    sys.stdout.flush()
+    return 0
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM or SIGINT came; neither ends the process meanwhile, not even while the chain is started."""
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(folder: Path, stopped: Callable[[], bool]) -> int:
+    print(f"{folder}: waiting for SIGTERM or SIGINT", flush=True)
+    ours = development.wait(folder, stopped)
+    print(f"{folder}: {'stopped; its state is kept' if ours else 'was stopped by another command'}", flush=True)
+    return 0
+
+
+def _down(folder: Path) -> int:
+    stopped = development.down(folder)
+    print(f"{folder}: {'stopped; its state is kept' if stopped else 'was not running'}")
+    return 0
+
+
+def _show(found: Status) -> None:
+    store = found.config.store
+    place = f"{store.path} ({found.blocks} files)" if store.kind == "blocks" else str(store.api)
+    print(_chain_line(found.chain))
+    print(f"block          {found.block}")
+    print(f"federation     {found.config.federation_address} ({found.config.federation_name})")
+    print(f"registry       {found.config.registry_address}")
+    print(f"members        {len(found.members)}, {found.threshold} must agree")
+    for address, name in found.members.items():
+        print(f"  {name:<12} {address}" if name != address else f"  {address}")
+    print(f"store          {store.kind}, {place}")
+    print(f"records        {found.records} in {found.batches} batches, {found.registrations} single")
+    print(f"rounds         {found.rounds}")
+    print(f"models         {found.models} released")
+
+
+def _chain_line(chain: Embedded) -> str:
+    return f"chain          {chain.kind}, {chain.rpc}, chain id {CHAIN_ID}, process {chain.pid}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

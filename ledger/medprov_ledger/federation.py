@@ -1,0 +1,300 @@
+"""The Python face of ``Federation``: members, votes, rounds and released models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from eth_abi.abi import encode
+from eth_account.signers.local import LocalAccount
+from eth_utils.crypto import keccak
+from web3 import Web3
+
+from .chain import Chain, Receipt
+
+ZERO_ADDRESS = "0x" + "00" * 20
+
+
+class Kind(IntEnum):
+    """What members vote on; the order is the contract's."""
+
+    JOIN = 0
+    LEAVE = 1
+    SUSPEND = 2
+    RESUME = 3
+    THRESHOLD = 4
+
+
+class Status(IntEnum):
+    """A member's standing; the order is the contract's."""
+
+    NONE = 0
+    ACTIVE = 1
+    SUSPENDED = 2
+    LEFT = 3
+
+
+@dataclass(frozen=True)
+class Member:
+    """A hospital that is or was in the federation.
+
+    Parameters
+    ----------
+    address : str
+    name_hash : bytes
+        32 bytes, see :func:`name_hash`.
+    reader_key : bytes
+        32 bytes, X25519 public key.
+    status : Status
+    joined_block : int
+    """
+
+    address: str
+    name_hash: bytes
+    reader_key: bytes
+    status: Status
+    joined_block: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """An anchored training round.
+
+    Parameters
+    ----------
+    number : int
+        From 1.
+    model_hash : bytes
+        32 bytes, SHA-256 of the aggregated weights.
+    cid : str
+        Where the weights are.
+    updates_root : bytes
+        32 bytes, Merkle root of the participants' update hashes.
+    metrics_hash : bytes
+        32 bytes.
+    by : str
+        The member that anchored it.
+    block, time : int
+        Time is in seconds since 1970.
+    """
+
+    number: int
+    model_hash: bytes
+    cid: str
+    updates_root: bytes
+    metrics_hash: bytes
+    by: str
+    block: int
+    time: int
+
+
+@dataclass(frozen=True)
+class ReleasedModel:
+    """A set of weights that the members approved for marking.
+
+    Parameters
+    ----------
+    model_hash : bytes
+        32 bytes, SHA-256 of the weights file.
+    cid : str
+    block, time : int
+        Time is in seconds since 1970.
+    """
+
+    model_hash: bytes
+    cid: str
+    block: int
+    time: int
+
+
+def name_hash(name: str) -> bytes:
+    """32 bytes that stand for a hospital's name on the chain: Keccak-256 of its UTF-8."""
+    return keccak(text=name)
+
+
+class Federation:
+    """Reads and changes the federation.
+
+    Parameters
+    ----------
+    chain : Chain
+    """
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        self.contract = chain.federation
+
+    @property
+    def address(self) -> str:
+        """The contract's checksummed address."""
+        return str(self.contract.address)
+
+    def is_member(self, address: str, block: int | None = None) -> bool:
+        """Whether `address` is an active member, now or at the end of `block`."""
+        account = Web3.to_checksum_address(address)
+        functions = self.contract.functions
+        function = functions.isMember(account) if block is None else functions.isMemberAt(account, block)
+        return bool(self.chain.call(function))
+
+    def member(self, address: str) -> Member | None:
+        """One member, of any standing; None for a stranger."""
+        found = _member(self.chain.call(self.contract.functions.member(Web3.to_checksum_address(address))))
+        return None if found.status is Status.NONE else found
+
+    def members(self, *, former: bool = False) -> list[Member]:
+        """The members in the order of joining.
+
+        Parameters
+        ----------
+        former : bool
+            True includes suspended members and those that left.
+        """
+        count = self.chain.call(self.contract.functions.memberCount())
+        found = [_member(self.chain.call(self.contract.functions.memberByIndex(index))) for index in range(count)]
+        return [member for member in found if former or member.status is Status.ACTIVE]
+
+    def threshold(self) -> int:
+        """k: how many active members must agree."""
+        return int(self.chain.call(self.contract.functions.threshold()))
+
+    def vote(self, kind: Kind, address: str, data: bytes, account: LocalAccount) -> Receipt:
+        """Cast one member's vote; the k-th equal vote carries the motion out.
+
+        Votes count until the membership changes: after that, open motions must be voted on anew.
+
+        Raises
+        ------
+        RevertedError
+            ``NotMember``, ``AlreadyVoted``, or why the motion makes no sense (``AlreadyMember``, ``NameTaken``,
+            ``WrongStatus``, ``BadThreshold``, ``BadMotion``).
+        """
+        return self.chain.send(
+            self.contract.functions.vote(int(kind), Web3.to_checksum_address(address), data), account
+        )
+
+    def join(self, address: str, name: str, reader_key: bytes, account: LocalAccount) -> Receipt:
+        """Vote that a hospital joins; see :meth:`vote`.
+
+        Parameters
+        ----------
+        address : str
+            The hospital's account.
+        name : str
+            Its name; only the hash goes on the chain.
+        reader_key : bytes
+            32 bytes, X25519 public key.
+        account : LocalAccount
+            The voting member's.
+        """
+        return self.vote(Kind.JOIN, address, encode(["bytes32", "bytes32"], [name_hash(name), reader_key]), account)
+
+    def leave(self, address: str, account: LocalAccount) -> Receipt:
+        """Vote that a member leaves; see :meth:`vote`."""
+        return self.vote(Kind.LEAVE, address, b"", account)
+
+    def suspend(self, address: str, account: LocalAccount) -> Receipt:
+        """Vote that a member is suspended; see :meth:`vote`."""
+        return self.vote(Kind.SUSPEND, address, b"", account)
+
+    def resume(self, address: str, account: LocalAccount) -> Receipt:
+        """Vote that a suspended member is active again; see :meth:`vote`."""
+        return self.vote(Kind.RESUME, address, b"", account)
+
+    def set_threshold(self, k: int, account: LocalAccount) -> Receipt:
+        """Vote for another k; see :meth:`vote`."""
+        return self.vote(Kind.THRESHOLD, ZERO_ADDRESS, encode(["uint256"], [k]), account)
+
+    def set_reader_key(self, reader_key: bytes, account: LocalAccount) -> Receipt:
+        """Replace the calling member's own X25519 public key (32 bytes)."""
+        return self.chain.send(self.contract.functions.setReaderKey(reader_key), account)
+
+    def anchor_round(
+        self, number: int, model_hash: bytes, cid: str, updates_root: bytes, metrics_hash: bytes, account: LocalAccount
+    ) -> Receipt:
+        """Anchor a finished round.
+
+        Parameters
+        ----------
+        number : int
+            Greater than every anchored one; from 1.
+        model_hash : bytes
+            32 bytes, SHA-256 of the aggregated weights.
+        cid : str
+            Where the weights are.
+        updates_root, metrics_hash : bytes
+            32 bytes each.
+        account : LocalAccount
+            A member's.
+
+        Raises
+        ------
+        RevertedError
+            ``NotMember``, ``RoundNotNewer``, ``ZeroHash``, ``BadCid``.
+        """
+        return self.chain.send(
+            self.contract.functions.anchorRound(number, model_hash, cid, updates_root, metrics_hash), account
+        )
+
+    def last_round(self) -> Round | None:
+        """The newest anchored round; None before the first."""
+        number = self.chain.call(self.contract.functions.lastRound())
+        return self.round(number) if number else None
+
+    def round(self, number: int) -> Round | None:
+        """An anchored round; None where there is none of this number."""
+        found = self.chain.call(self.contract.functions.round(number))
+        model_hash, updates_root, metrics_hash, by, block, time, cid = found
+        return Round(number, model_hash, cid, updates_root, metrics_hash, by, block, time) if block else None
+
+    def rounds(self, from_block: int = 0) -> list[Round]:
+        """All confirmed rounds since a block, oldest first."""
+        last = self.chain.confirmed_head()
+        return [
+            Round(
+                number=log["args"]["number"],
+                model_hash=bytes(log["args"]["modelHash"]),
+                cid=log["args"]["cid"],
+                updates_root=bytes(log["args"]["updatesRoot"]),
+                metrics_hash=bytes(log["args"]["metricsHash"]),
+                by=log["args"]["by"],
+                block=log["blockNumber"],
+                time=log["args"]["time"],
+            )
+            for log in self.chain.events(self.contract.events.RoundAnchored, from_block, last)
+        ]
+
+    def release_model(self, model_hash: bytes, cid: str, account: LocalAccount) -> Receipt:
+        """Approve a model version for marking; the k-th approval of the same hash and CID releases it.
+
+        Parameters
+        ----------
+        model_hash : bytes
+            32 bytes, SHA-256 of the weights file.
+        cid : str
+            Where the weights are.
+        account : LocalAccount
+            A member's.
+
+        Raises
+        ------
+        RevertedError
+            ``NotMember``, ``AlreadyVoted``, ``AlreadyReleased``, ``ZeroHash``, ``BadCid``.
+        """
+        return self.chain.send(self.contract.functions.releaseModel(model_hash, cid), account)
+
+    def is_released(self, model_hash: bytes) -> bool:
+        """Whether k members approved these weights (32 bytes, SHA-256)."""
+        return bool(self.chain.call(self.contract.functions.isReleased(model_hash)))
+
+    def released_models(self, from_block: int = 0) -> list[ReleasedModel]:
+        """All confirmed released models since a block, oldest first."""
+        last = self.chain.confirmed_head()
+        return [
+            ReleasedModel(bytes(log["args"]["modelHash"]), log["args"]["cid"], log["blockNumber"], log["args"]["time"])
+            for log in self.chain.events(self.contract.events.ModelReleased, from_block, last)
+        ]
+
+
+def _member(fields: tuple[str, bytes, bytes, int, int]) -> Member:
+    account, name, reader_key, status, joined_block = fields
+    return Member(account, name, reader_key, Status(status), joined_block)

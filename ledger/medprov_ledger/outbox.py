@@ -1,0 +1,395 @@
+"""The outbox: every step of a picture's way to the chain is a durable row before its result is used.
+
+A crash at any point resumes there, and a step done twice gives the same result, because a retry sends the stored bytes:
+sealing again would change the CID, and drawing again would change the mark.
+
+States of a picture: ``drawn`` (serial, salt, nonces and time exist), ``marked``, ``bundled`` (evidence and bundle are
+sealed, the record is signed), ``stored`` (both lie in the store), ``anchored`` (in a batch with a transaction),
+``confirmed``. States of a batch: ``built``, ``stored``, ``anchored``, ``confirmed``.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import merkle, sealing
+from .errors import RecordError
+from .manifest import SignedRecord
+from .record import Record
+
+STATES = ("drawn", "marked", "bundled", "stored", "anchored", "confirmed")
+BATCH_STATES = ("built", "stored", "anchored", "confirmed")
+SCHEMA = 1
+_APPLICATION = 0x4D504F42
+_TABLES = (
+    """CREATE TABLE items (
+    job TEXT PRIMARY KEY, state TEXT NOT NULL, serial BLOB NOT NULL UNIQUE, salt BLOB NOT NULL,
+    evidence_nonce BLOB NOT NULL, bundle_nonce BLOB NOT NULL, time INTEGER NOT NULL, payload BLOB, marked_hash BLOB,
+    released_hash BLOB, record TEXT, signature BLOB, evidence BLOB, bundle BLOB, root BLOB REFERENCES batches)""",
+    """CREATE TABLE batches (
+    root BLOB PRIMARY KEY, state TEXT NOT NULL, manifest BLOB NOT NULL, cid TEXT NOT NULL, count INTEGER NOT NULL,
+    tx_hash TEXT, block INTEGER)""",
+    "CREATE INDEX by_state ON items (state)",
+    "CREATE INDEX by_root ON items (root)",
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture.
+
+    Parameters
+    ----------
+    job : str
+        The caller's name of the work, the same whenever the same picture is marked again.
+    state : str
+        One of :data:`STATES`.
+    serial : bytes
+        4 bytes, unique in this outbox.
+    salt : bytes
+        16 bytes, of the cover's hash.
+    evidence_nonce, bundle_nonce : bytes
+        12 bytes each.
+    time : int
+        Seconds since 1970, for the record.
+    payload : bytes or None
+        12 bytes, once marked.
+    marked_hash, released_hash : bytes or None
+        32 bytes, once marked.
+    signed : SignedRecord or None
+        Once bundled.
+    evidence, bundle : bytes or None
+        Sealed, once bundled. The bundle is empty where the record names none.
+    root : bytes or None
+        32 bytes, of the batch it is in.
+    """
+
+    job: str
+    state: str
+    serial: bytes
+    salt: bytes = field(repr=False)
+    evidence_nonce: bytes = field(repr=False)
+    bundle_nonce: bytes = field(repr=False)
+    time: int
+    payload: bytes | None = field(repr=False)
+    marked_hash: bytes | None
+    released_hash: bytes | None
+    signed: SignedRecord | None
+    evidence: bytes | None = field(repr=False)
+    bundle: bytes | None = field(repr=False)
+    root: bytes | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch.
+
+    Parameters
+    ----------
+    root : bytes
+        32 bytes.
+    state : str
+        One of :data:`BATCH_STATES`.
+    manifest : bytes
+        What is stored in IPFS.
+    cid : str
+    count : int
+    tx_hash : str or None
+    block : int or None
+        Both once anchored.
+    """
+
+    root: bytes
+    state: str
+    manifest: bytes = field(repr=False)
+    cid: str
+    count: int
+    tx_hash: str | None
+    block: int | None
+
+
+class Outbox:
+    """A hospital's outbox: one SQLite file, write-ahead log, every commit synced to the disk.
+
+    Parameters
+    ----------
+    path : Path or str
+        A file in the hospital's state folder; it holds payloads and salts, so keep it private.
+
+    Raises
+    ------
+    RecordError
+        Not an outbox, of another version, or it cannot be opened.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = str(path)
+        self._lock = threading.RLock()
+        with self._errors():
+            self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+        self._prepare()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def draw(self, job: str, now: int | None = None) -> Item:
+        """The picture's row; a new job gets serial, salt and nonces at random, an old one keeps its own.
+
+        Parameters
+        ----------
+        job : str
+            For example the hexadecimal content hash of the cover.
+        now : int or None
+            Seconds since 1970; None asks the clock.
+        """
+        with self._write():
+            if self._row(job) is None:
+                moment = int(time.time()) if now is None else now
+                drawn = (self._new_serial(), secrets.token_bytes(16), sealing.new_nonce(), sealing.new_nonce(), moment)
+                columns = "job, state, serial, salt, evidence_nonce, bundle_nonce, time"
+                self._db.execute(f"INSERT INTO items ({columns}) VALUES (?, 'drawn', ?, ?, ?, ?, ?)", (job, *drawn))
+        return self.item(job)
+
+    def set_marked(self, job: str, payload: bytes, marked_hash: bytes, released_hash: bytes) -> Item:
+        """Keep what marking gave; to be called before the marked picture is written anywhere.
+
+        Raises
+        ------
+        RecordError
+            Another result was kept before, or the payload does not hold the drawn serial.
+        """
+        item = self.item(job)
+        if len(payload) != sealing.PAYLOAD_SIZE or payload[8:] != item.serial:
+            raise RecordError(f"{self.path}: job {job}: the payload does not hold the serial that was drawn for it")
+        values = {"payload": payload, "marked_hash": marked_hash, "released_hash": released_hash}
+        return self._advance(job, "marked", values)
+
+    def set_bundled(self, job: str, signed: SignedRecord, evidence: bytes, bundle: bytes) -> Item:
+        """Keep the sealed evidence and bundle and the signed record; to be called before any of them is sent.
+
+        Raises
+        ------
+        RecordError
+            Other bytes were kept before: send those, never seal again.
+        """
+        values: dict[str, bytes | str] = {
+            "record": json.dumps(signed.record.to_json(), sort_keys=True),
+            "signature": signed.signature,
+            "evidence": evidence,
+            "bundle": bundle,
+        }
+        return self._advance(job, "bundled", values)
+
+    def set_stored(self, job: str) -> Item:
+        """Note that the store has evidence and bundle."""
+        return self._advance(job, "stored", {})
+
+    def add_batch(self, root: bytes, manifest: bytes, cid: str, jobs: Sequence[str]) -> Batch:
+        """Keep a batch's manifest and the pictures in it; to be called before the manifest is sent.
+
+        Parameters
+        ----------
+        root : bytes
+            32 bytes.
+        manifest : bytes
+        cid : str
+        jobs : sequence of str
+            All stored, in no other batch.
+
+        Raises
+        ------
+        RecordError
+        """
+        if len(root) != 32 or not 1 <= len(jobs) <= merkle.MAX_LEAVES or len(set(jobs)) != len(jobs):
+            raise RecordError(f"{self.path}: a batch needs a root of 32 bytes and at least one job, each once")
+        with self._write():
+            known = self._db.execute("SELECT manifest FROM batches WHERE root = ?", (root,)).fetchone()
+            if known is None:
+                self._db.execute(
+                    "INSERT INTO batches (root, state, manifest, cid, count) VALUES (?, 'built', ?, ?, ?)",
+                    (root, manifest, cid, len(jobs)),
+                )
+                for job in jobs:
+                    changed = self._db.execute(
+                        "UPDATE items SET root = ? WHERE job = ? AND state = 'stored' AND root IS NULL", (root, job)
+                    ).rowcount
+                    if changed != 1:
+                        raise RecordError(f"{self.path}: job {job}: not stored, or in another batch already")
+            elif known["manifest"] != manifest:
+                raise RecordError(f"{self.path}: batch 0x{root.hex()} was built with another manifest; send that one")
+        return self.batch(root)
+
+    def set_batch_stored(self, root: bytes) -> Batch:
+        """Note that the store has the manifest."""
+        return self._advance_batch(root, "stored", {})
+
+    def set_anchored(self, root: bytes, tx_hash: str, block: int) -> Batch:
+        """Note the transaction that anchored the batch; its pictures are anchored with it."""
+        return self._advance_batch(root, "anchored", {"tx_hash": tx_hash, "block": block})
+
+    def set_unanchored(self, root: bytes) -> Batch:
+        """Take an anchor back that a reorganisation removed before it was confirmed; the batch must be sent again."""
+        with self._write():
+            assignments = "state = 'stored', tx_hash = NULL, block = NULL"
+            changed = self._db.execute(
+                f"UPDATE batches SET {assignments} WHERE root = ? AND state = 'anchored'", (root,)
+            ).rowcount
+            if changed:
+                self._db.execute("UPDATE items SET state = 'stored' WHERE root = ?", (root,))
+            elif self.batch(root).state == "confirmed":
+                raise RecordError(f"{self.path}: batch 0x{root.hex()} is confirmed and stays so")
+        return self.batch(root)
+
+    def set_confirmed(self, root: bytes) -> Batch:
+        """Note that the anchor is deep enough: the pictures may leave the hospital."""
+        return self._advance_batch(root, "confirmed", {})
+
+    def item(self, job: str) -> Item:
+        """One picture's row.
+
+        Raises
+        ------
+        RecordError
+            Unknown job.
+        """
+        with self._errors():
+            row = self._row(job)
+        if row is None:
+            raise RecordError(f"{self.path}: no job {job}; draw it first")
+        return _item(row)
+
+    def items(self, *states: str, root: bytes | None = None) -> list[Item]:
+        """Pictures in these states (all where none is named), oldest first; with `root`, only those of one batch."""
+        wanted = states or STATES
+        marks = ", ".join("?" * len(wanted))
+        where, values = (f"state IN ({marks})", list[Any](wanted))
+        if root is not None:
+            where, values = (where + " AND root = ?", [*values, root])
+        with self._errors():
+            return [_item(row) for row in self._db.execute(f"SELECT * FROM items WHERE {where} ORDER BY rowid", values)]
+
+    def unbatched(self) -> list[Item]:
+        """Stored pictures that are in no batch yet, oldest first."""
+        return [item for item in self.items("stored") if item.root is None]
+
+    def batch(self, root: bytes) -> Batch:
+        """One batch's row.
+
+        Raises
+        ------
+        RecordError
+            Unknown root.
+        """
+        with self._errors():
+            row = self._db.execute("SELECT * FROM batches WHERE root = ?", (root,)).fetchone()
+        if row is None:
+            raise RecordError(f"{self.path}: no batch 0x{root.hex()}")
+        return Batch(**dict(row))
+
+    def batches(self, *states: str) -> list[Batch]:
+        """Batches in these states (all where none is named), oldest first."""
+        wanted = states or BATCH_STATES
+        marks = ", ".join("?" * len(wanted))
+        with self._errors():
+            rows = self._db.execute(f"SELECT * FROM batches WHERE state IN ({marks}) ORDER BY rowid", wanted).fetchall()
+        return [Batch(**dict(row)) for row in rows]
+
+    def _advance(self, job: str, state: str, values: Mapping[str, bytes | str]) -> Item:
+        """One step forward; a step already taken changes nothing, but must have had the same result."""
+        with self._write():
+            row = self._row(job)
+            if row is None:
+                raise RecordError(f"{self.path}: no job {job}; draw it first")
+            _step(f"{self.path}: job {job}", STATES, row, state, values)
+            if row["state"] == STATES[STATES.index(state) - 1]:
+                columns = "".join(f", {name} = ?" for name in values)
+                self._db.execute(f"UPDATE items SET state = ?{columns} WHERE job = ?", (state, *values.values(), job))
+        return self.item(job)
+
+    def _advance_batch(self, root: bytes, state: str, values: dict[str, Any]) -> Batch:
+        with self._write():
+            row = self._db.execute("SELECT * FROM batches WHERE root = ?", (root,)).fetchone()
+            if row is None:
+                raise RecordError(f"{self.path}: no batch 0x{root.hex()}")
+            _step(f"{self.path}: batch 0x{root.hex()}", BATCH_STATES, row, state, values)
+            if row["state"] == BATCH_STATES[BATCH_STATES.index(state) - 1]:
+                columns = "".join(f", {name} = ?" for name in values)
+                parameters = (state, *values.values(), root)
+                self._db.execute(f"UPDATE batches SET state = ?{columns} WHERE root = ?", parameters)
+                if state in STATES[4:]:
+                    self._db.execute("UPDATE items SET state = ? WHERE root = ?", (state, root))
+        return self.batch(root)
+
+    def _row(self, job: str) -> Any:
+        return self._db.execute("SELECT * FROM items WHERE job = ?", (job,)).fetchone()
+
+    def _new_serial(self) -> bytes:
+        while True:
+            serial = secrets.token_bytes(4)
+            if self._db.execute("SELECT 1 FROM items WHERE serial = ?", (serial,)).fetchone() is None:
+                return serial
+
+    def _prepare(self) -> None:
+        with self._write():
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            ours = self._db.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION
+            if not ours and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise RecordError(f"{self.path}: is another program's database; name another file for the outbox")
+            if ours and version != SCHEMA:
+                raise RecordError(
+                    f"{self.path}: version {version} is unknown, this release reads {SCHEMA}; update medprov"
+                )
+            if not ours:
+                for statement in _TABLES:
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+                self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
+
+    @contextmanager
+    def _write(self) -> Iterator[None]:
+        """One transaction: all of it or nothing, on the disk when it returns."""
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        except sqlite3.Error as error:
+            raise RecordError(f"{self.path}: outbox not usable ({error}); check space and rights") from None
+
+
+def _step(what: str, order: Sequence[str], row: Any, state: str, values: Mapping[str, Any]) -> None:
+    now, then = order.index(row["state"]), order.index(state)
+    if now < then - 1:
+        raise RecordError(f"{what}: is {row['state']}, cannot become {state} before {order[then - 1]}")
+    if now >= then and any(row[name] != value for name, value in values.items()):
+        raise RecordError(f"{what}: was {state} before with another result; use the stored one")
+
+
+def _item(row: Any) -> Item:
+    values = dict(row)
+    record, signature = values.pop("record"), values.pop("signature")
+    signed = None if record is None else SignedRecord(Record.from_json(json.loads(record)), signature)
+    return Item(signed=signed, **values)

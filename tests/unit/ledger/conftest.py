@@ -1,0 +1,79 @@
+"""One in-process chain for the whole session; every test that changes a federation gets contracts of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+from web3 import EthereumTesterProvider, Web3
+
+from medprov_ledger.chain import Chain, transact
+from medprov_ledger.config import Config, StoreConfig
+from medprov_ledger.deploy import Founder, deploy
+
+
+@dataclass(frozen=True)
+class People:
+    """Accounts with money: the deployer (no member), three members, a stranger."""
+
+    deployer: LocalAccount
+    members: tuple[LocalAccount, LocalAccount, LocalAccount]
+    stranger: LocalAccount
+
+
+MakeChain = Callable[..., Chain]
+
+
+@pytest.fixture(scope="session")
+def tester() -> Web3:
+    """A Web3 on an in-process Python EVM."""
+    return Web3(EthereumTesterProvider())
+
+
+@pytest.fixture(scope="session")
+def people(tester: Web3) -> People:
+    """Accounts with money on :func:`tester`."""
+    deployer = Account.from_key((1).to_bytes(32, "big"))
+    others = [Account.create() for _ in range(4)]
+    for account in others:
+        transact(tester, {"to": account.address, "value": Web3.to_wei(1000, "ether")}, deployer)
+    return People(deployer, (others[0], others[1], others[2]), others[3])
+
+
+@pytest.fixture(scope="session")
+def make_chain(tester: Web3, people: People) -> MakeChain:
+    """A factory: new contracts with the three members and k = 2; keyword arguments replace configuration fields."""
+
+    def make(**changes: Any) -> Chain:
+        federation_id = os.urandom(32)
+        founders = [Founder(a.address, f"hospital {i}", bytes([i + 1]) * 32) for i, a in enumerate(people.members)]
+        deployment = deploy(tester, people.deployer, federation_id, founders, 2)
+        config = Config(
+            path=Path("medprov.toml"),
+            federation_id=federation_id,
+            federation_name="test",
+            rpc="http://127.0.0.1:8545",
+            chain_id=tester.eth.chain_id,
+            federation_address=deployment.federation,
+            registry_address=deployment.registry,
+            confirmations=1,
+            timeout=10.0,
+            store=StoreConfig("blocks", path=Path("blocks")),
+            discoverable=False,
+            directory_key=None,
+        )
+        return Chain(replace(config, **changes), tester)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def chain(make_chain: MakeChain) -> Chain:
+    """Contracts that the whole session shares; tests may add batches and rounds, not change members."""
+    return make_chain()

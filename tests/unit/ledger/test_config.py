@@ -1,0 +1,208 @@
+"""medprov_ledger.config"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medprov_ledger.config import Config
+from medprov_ledger.errors import ConfigError
+
+TEXT = f"""
+[federation]
+id = "0x{"ab" * 32}"
+name = "Nord"
+
+[chain]
+rpc = "http://127.0.0.1:8545"
+chain_id = 31337
+federation = "0x{"11" * 20}"
+registry = "0x{"22" * 20}"
+confirmations = 3
+timeout = 5
+
+[store]
+kind = "blocks"
+path = "blocks"
+
+[directory]
+discoverable = true
+key = "0x{"cd" * 32}"
+
+[hospitals.hospital-a]
+address = "0x{"33" * 20}"
+keystore = "a/keystore.json"
+password_file = "a/password"
+reader_key = "a/reader.pem"
+state = "/var/lib/a"
+"""
+
+
+def write(folder: Path, text: str, name: str = "medprov.toml") -> Path:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def test_every_field(tmp_path: Path) -> None:
+    file = write(tmp_path, TEXT)
+    config = Config.load(file)
+    assert config.path == file
+    assert config.federation_id == b"\xab" * 32
+    assert config.federation_name == "Nord"
+    assert (config.rpc, config.chain_id) == ("http://127.0.0.1:8545", 31337)
+    assert config.federation_address == "0x" + "11" * 20
+    assert config.registry_address == "0x" + "22" * 20
+    assert (config.confirmations, config.timeout) == (3, 5.0)
+    assert config.store.kind == "blocks"
+    assert config.store.path == tmp_path / "blocks"
+    assert config.discoverable
+    assert config.directory_key == b"\xcd" * 32
+    hospital = config.hospital("hospital-a")
+    assert hospital == config.hospital()
+    assert hospital.keystore == tmp_path / "a" / "keystore.json"
+    assert hospital.state == Path("/var/lib/a")
+    assert "cdcd" not in repr(config), "the directory key must not reach a log"
+
+
+def test_defaults_and_verifier(tmp_path: Path) -> None:
+    text = TEXT[: TEXT.index("[directory]")].replace("confirmations = 3\ntimeout = 5\n", "")
+    config = Config.load(write(tmp_path, text))
+    assert (config.confirmations, config.timeout, config.discoverable) == (1, 10.0, False)
+    assert config.directory_key is None
+    assert config.hospitals == {}
+    with pytest.raises(ConfigError, match="known here: none"):
+        config.hospital()
+
+
+def test_ipfs_store(tmp_path: Path) -> None:
+    text = TEXT.replace('kind = "blocks"\npath = "blocks"', 'kind = "ipfs"\napi = "/ip4/127.0.0.1/tcp/5001/http"')
+    store = Config.load(write(tmp_path, text)).store
+    assert (store.kind, store.path, store.api) == ("ipfs", None, "/ip4/127.0.0.1/tcp/5001/http")
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("federation", "id"),
+        ("federation", "name"),
+        ("chain", "rpc"),
+        ("chain", "chain_id"),
+        ("chain", "federation"),
+        ("chain", "registry"),
+        ("store", "kind"),
+        ("store", "path"),
+        ("directory", "key"),
+        ("hospitals.hospital-a", "address"),
+        ("hospitals.hospital-a", "keystore"),
+        ("hospitals.hospital-a", "password_file"),
+        ("hospitals.hospital-a", "reader_key"),
+        ("hospitals.hospital-a", "state"),
+    ],
+)
+def test_missing_key_is_named(tmp_path: Path, table: str, key: str) -> None:
+    begin = TEXT.index(f"[{table}]")
+    text = TEXT[:begin] + re.sub(rf"(?m)^{key} = .*\n", "", TEXT[begin:], count=1)
+    file = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=rf"{re.escape(str(file))}: {re.escape(table)}\.{key} is missing"):
+        Config.load(file)
+
+
+@pytest.mark.parametrize("table", ["federation", "chain", "store"])
+def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
+    text = TEXT.replace(f"[{table}]", f"[other_{table}]")
+    with pytest.raises(ConfigError, match=rf"\[{table}\] is missing"):
+        Config.load(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("31337", '"31337"', "chain.chain_id has the wrong type"),
+        ("31337", "0", "chain.chain_id must lie between"),
+        ("confirmations = 3", "confirmations = true", "chain.confirmations has the wrong type"),
+        ("confirmations = 3", "confirmations = 0", "chain.confirmations must lie between"),
+        ("timeout = 5", "timeout = nan", "chain.timeout must lie between"),
+        ("timeout = 5", "timeout = -1", "chain.timeout must lie between"),
+        ("http://127.0.0.1:8545", "file:///etc/passwd", "chain.rpc must be an http"),
+        ("http://127.0.0.1:8545", "", "chain.rpc is empty"),
+        ("0x" + "11" * 20, "0x" + "11" * 19, "chain.federation must be 0x and 40"),
+        ("0x" + "ab" * 32, "ab" * 32, "federation.id must be 0x and 64"),
+        ("0x" + "cd" * 32, "0x" + "zz" * 32, "directory.key must be 0x and 64"),
+        ('kind = "blocks"', 'kind = "s3"', "store.kind is 's3'"),
+        ("discoverable = true", 'discoverable = "yes"', "directory.discoverable has the wrong type"),
+        ("[hospitals.hospital-a]", '[hospitals."../x"]', "hospital name"),
+        ('"a/password"', '"a/pass\\u0000word"', "password_file is empty or holds a zero byte"),
+    ],
+)
+def test_malformed_value_is_named(tmp_path: Path, old: str, new: str, names: str) -> None:
+    assert old in TEXT
+    with pytest.raises(ConfigError, match=re.escape(names)):
+        Config.load(write(tmp_path, TEXT.replace(old, new)))
+
+
+def test_hospitals_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[hospitals\] is not a table"):
+        Config.load(write(tmp_path, "hospitals = 3\n" + TEXT[: TEXT.index("[hospitals")]))
+
+
+def test_unknown_hospital(tmp_path: Path) -> None:
+    config = Config.load(write(tmp_path, TEXT))
+    with pytest.raises(ConfigError, match="no hospital 'b' here; known: hospital-a"):
+        config.hospital("b")
+
+
+def test_several_hospitals_need_a_name(tmp_path: Path) -> None:
+    text = TEXT + TEXT[TEXT.index("[hospitals") :].replace("hospital-a", "hospital-b")
+    with pytest.raises(ConfigError, match="known here: hospital-a, hospital-b"):
+        Config.load(write(tmp_path, text)).hospital()
+
+
+def test_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MEDPROV_CONFIG", raising=False)
+    with pytest.raises(ConfigError, match="no configuration"):
+        Config.load()
+    write(tmp_path, TEXT.replace("Nord", "hidden"), ".medprov/medprov.toml")
+    assert Config.load().federation_name == "hidden"
+    write(tmp_path, TEXT.replace("Nord", "here"))
+    assert Config.load().federation_name == "here"
+    monkeypatch.setenv("MEDPROV_CONFIG", str(write(tmp_path, TEXT.replace("Nord", "env"), "e/x.toml")))
+    assert Config.load().federation_name == "env"
+    assert Config.load(write(tmp_path, TEXT.replace("Nord", "argument"), "a.toml")).federation_name == "argument"
+    monkeypatch.setenv("MEDPROV_CONFIG", str(tmp_path / "nowhere.toml"))
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: no such configuration file"):
+        Config.load()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[chain", b"[" * 5000, b"a=" + b"[" * 100_000])
+def test_unusable_file(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "medprov.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=re.escape(str(file))) as caught:
+        Config.load(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Config.load(tmp_path)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(start=st.integers(0, len(TEXT)), length=st.integers(0, 40), text=st.text(max_size=20))
+def test_damaged_file_gives_config_or_error(tmp_path: Path, start: int, length: int, text: str) -> None:
+    file = tmp_path / "medprov.toml"
+    file.write_bytes((TEXT[:start] + text + TEXT[start + length :]).encode("utf-8", "replace"))
+    try:
+        config = Config.load(file)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+        assert str(file) in str(error)
+    else:
+        assert len(config.federation_id) == 32
