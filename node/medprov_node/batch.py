@@ -1,0 +1,127 @@
+"""A batch's way onto the chain: built once, stored, anchored, confirmed, read back. Each step may be repeated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from eth_account.signers.local import LocalAccount
+
+from medprov_ledger import cid, manifest
+from medprov_ledger.errors import ChainError, RecordError, RevertedError
+from medprov_ledger.outbox import Batch, Item, Outbox
+from medprov_ledger.registry import Anchor
+from medprov_node.connect import Ledger
+from medprov_node.errors import StateError
+
+
+def build(outbox: Outbox, ledger: Ledger, items: Sequence[Item]) -> Batch:
+    """Put stored pictures into one batch; the manifest is kept before it is sent.
+
+    Parameters
+    ----------
+    outbox : Outbox
+    ledger : Ledger
+    items : sequence of Item
+        All stored.
+    """
+    signed, payloads = [], []
+    for item in items:
+        if item.signed is None or item.payload is None:
+            raise StateError(f"{outbox.path}: job {item.job} has no record yet; mark the picture again")
+        signed.append(item.signed)
+        payloads.append(item.payload)
+    built = manifest.build(signed, ledger.domain, payloads, ledger.chain.config.directory_key)
+    data = built.to_bytes()
+    return outbox.add_batch(built.root, data, cid.of(data), [item.job for item in items])
+
+
+def resume(outbox: Outbox, ledger: Ledger, account: LocalAccount) -> int:
+    """Finish what an interrupted call left; the number of batches it finished."""
+    open_ones = [batch for batch in outbox.batches("built", "stored", "anchored") if _ours(batch, ledger)]
+    for batch in open_ones:
+        finish(outbox, ledger, batch.root, account)
+    return len(open_ones)
+
+
+def finish(outbox: Outbox, ledger: Ledger, root: bytes, account: LocalAccount) -> Anchor:
+    """Take a batch from wherever it stands to confirmed.
+
+    The chain is asked before anything is sent, so that a batch whose transaction went out just before a crash is not
+    sent twice. At the end the manifest is fetched and checked as a verifier would.
+
+    Parameters
+    ----------
+    outbox : Outbox
+    ledger : Ledger
+    root : bytes
+        32 bytes.
+    account : LocalAccount
+        The hospital's.
+
+    Returns
+    -------
+    Anchor
+
+    Raises
+    ------
+    ChainError, StoreError, RecordError
+        The pictures of the batch must not leave; calling again goes on here.
+    """
+    batch = outbox.batch(root)
+    if batch.state == "built":
+        _same_cid(ledger.store.put(batch.manifest), batch.cid)
+        batch = outbox.set_batch_stored(root)
+    if ledger.registry.anchor(root, confirmed=False) is None:
+        if batch.state == "confirmed":
+            raise ChainError(
+                f"{ledger.chain.config.rpc}: does not know batch 0x{root.hex()}, which was confirmed in block "
+                f"{batch.block}; is this another chain, or was it reset?"
+            )
+        if batch.state == "anchored":
+            batch = outbox.set_unanchored(root)
+        try:
+            ledger.registry.anchor_batch(root, batch.count, batch.cid, account)
+        except RevertedError as error:
+            # an earlier transaction of this batch was still on its way; what it anchored is checked below
+            if error.error != "RootAlreadyAnchored":
+                raise
+    anchor = _confirmed(ledger, root)
+    if (anchor.owner, anchor.cid, anchor.count) != (account.address, batch.cid, batch.count) or anchor.tx_hash is None:
+        raise RecordError(
+            f"batch 0x{root.hex()}: the chain has another anchor of it, by {anchor.owner} for {anchor.cid}; "
+            "its pictures must not be released"
+        )
+    if batch.state == "anchored" and (batch.tx_hash, batch.block) != (anchor.tx_hash, anchor.block):
+        # a reorganisation moved the transaction into another block
+        batch = outbox.set_unanchored(root)
+    outbox.set_anchored(root, anchor.tx_hash, anchor.block)
+    manifest.verify(manifest.parse(ledger.store.get(batch.cid, manifest.MAX_SIZE)), anchor, ledger.domain)
+    outbox.set_confirmed(root)
+    return anchor
+
+
+def _confirmed(ledger: Ledger, root: bytes) -> Anchor:
+    timeout = ledger.chain.config.confirmation_timeout
+    deadline, pause = time.monotonic() + timeout, 0.05
+    while True:
+        anchor = ledger.registry.anchor(root)
+        if anchor is not None:
+            return anchor
+        if time.monotonic() > deadline:
+            raise ChainError(
+                f"{ledger.chain.config.rpc}: batch 0x{root.hex()} is not {ledger.chain.config.confirmations} block(s) "
+                f"deep after {timeout:g} s; its pictures wait, run the same command again later"
+            )
+        time.sleep(pause)
+        pause = min(1.0, pause * 1.5)
+
+
+def _ours(batch: Batch, ledger: Ledger) -> bool:
+    """A batch that was built for another registry cannot be anchored in this one."""
+    return manifest.parse(batch.manifest).domain == ledger.domain
+
+
+def _same_cid(stored: str, expected: str) -> None:
+    if stored != expected:
+        raise RecordError(f"manifest {expected}: the store calls it {stored}; check the store's settings")

@@ -1,0 +1,25 @@
+"""What can go wrong in marking and restoring. Every message is one line that names the file and says what to do."""
+
+
+class NodeError(Exception):
+    """Base of the errors of this package's commands."""
+
+
+class MarkError(NodeError):
+    """A picture cannot be marked."""
+
+
+class MarkedBeforeError(MarkError):
+    """A picture carries a mark already; the message says whose."""
+
+
+class OutputError(NodeError):
+    """An output cannot be written: it exists, its folder is missing or closed, or its suffix is lossy."""
+
+
+class NotAllowedError(NodeError):
+    """The federation does not let this hospital mark, or not with these weights."""
+
+
+class StateError(NodeError):
+    """The hospital's state folder cannot be used."""

@@ -1,0 +1,364 @@
+"""The command line: every bad input is one line on standard error, exit status 1, and nothing is left behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pydicom.data
+import pytest
+import tifffile
+from PIL import Image
+
+import medprov_ledger.chain
+from medprov_node import cli
+from medprov_node import mark as mark_module
+from medprov_watermark import media
+from medprov_watermark.hashing import content_hash
+
+
+def png_of(width: int, height: int, body: bytes = b"") -> bytes:
+    """A grey PNG of any stated size; the samples are missing unless given."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(body)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def good_png() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(96 * 96, dtype=np.uint32).reshape(96, 96).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def float_tiff() -> bytes:
+    samples = np.ones((96, 96), np.float32)
+    samples[3, 3] = np.nan
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, samples)
+    return buffer.getvalue()
+
+
+def dicom(change: Callable[[pydicom.Dataset], None]) -> bytes:
+    dataset = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm"))
+    change(dataset)
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=False)
+    return buffer.getvalue()
+
+
+def without_pixels() -> bytes:
+    return dicom(lambda dataset: dataset.__delitem__("PixelData"))
+
+
+def unsupported_syntax() -> bytes:
+    raw = dicom(lambda dataset: None)
+    # Explicit VR Little Endian becomes MPEG2, whose UID fills the same bytes when padded
+    old = b"1.2.840.10008.1.2.1\x00"
+    new = b"1.2.840.10008.1.2.9\x00"
+    assert raw.count(old) == 1
+    return raw.replace(old, new)
+
+
+BAD_INPUTS = {
+    "not an image": (lambda: b"hello, this is text" * 10, "not a PNG, TIFF, JPEG or DICOM"),
+    "truncated": (lambda: good_png()[:-200], "damaged|cut off|truncated|incomplete|ends"),
+    "zero bytes": (lambda: b"", "empty"),
+    "1 x 1": (lambda: png_of(1, 1, b"\0\0"), "too small"),
+    "40 x 40": (lambda: png_of(40, 40, bytes(40 * 41)), "too small to mark"),
+    "20 000 x 20 000": (lambda: png_of(20_000, 20_000), "more than the limit"),
+    "NaN in float TIFF": (float_tiff, "float"),
+    "DICOM without pixels": (without_pixels, "no pixels"),
+    "unsupported transfer syntax": (unsupported_syntax, "not supported"),
+}
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = cli.main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def online(house, node_tester, monkeypatch) -> Path:
+    """The federation's configuration file, with its chain answering."""
+    monkeypatch.setattr(medprov_ledger.chain, "connect_http", lambda *_: node_tester)
+    return house.file
+
+
+def assert_one_line(err: str, *parts: object) -> None:
+    assert err.startswith("medprov-node: ") and err.endswith("\n") and err.count("\n") == 1, err
+    for part in parts:
+        assert re.search(str(part), err), f"{part!r} is not in {err!r}"
+
+
+def assert_nothing_left(folder: Path, *expected: str) -> None:
+    assert sorted(path.name for path in folder.iterdir() if path.name != "state") == sorted(expected)
+
+
+@pytest.mark.parametrize("command", ["mark", "restore"])
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_bad_inputs(run, house, tmp_path, command, name) -> None:
+    make, reason = BAD_INPUTS[name]
+    if (command, name) == ("restore", "40 x 40"):
+        reason = "cannot be restored"
+    (tmp_path / "in.dat").write_bytes(make())
+    more = ("--config", house.file) if command == "mark" else ()
+    code, out, err = run(command, tmp_path / "in.dat", tmp_path / "out.png", *more, "--json")
+    assert (code, out) == (1, "")
+    assert_one_line(err, r"in\.dat", reason)
+    assert_nothing_left(tmp_path, "in.dat")
+
+
+def test_an_input_that_is_not_there(run, house, tmp_path) -> None:
+    code, _, err = run("mark", tmp_path / "none.png", tmp_path / "out.png", "--config", house.file)
+    assert code == 1
+    assert_one_line(err, r"none\.png: it cannot be read \(no such file")
+
+
+def _exists(folder: Path) -> Path:
+    (folder / "out.png").write_bytes(b"mine")
+    return folder / "out.png"
+
+
+def _dangling(folder: Path) -> Path:
+    (folder / "link.png").symlink_to(folder / "nowhere")
+    return folder / "link.png"
+
+
+BAD_OUTPUTS = {
+    "exists": (_exists, "exists already"),
+    "is a folder": (lambda folder: folder, "it is a folder"),
+    "no folder": (lambda folder: folder / "none" / "out.png", "no such folder"),
+    "below a file": (lambda folder: folder / "scan.png" / "out.png", "no such folder"),
+    "closed folder": (lambda folder: Path("/proc/out.png"), "cannot be written to"),
+    "lossy": (lambda folder: folder / "out.jpg", r"\.jpg is not written, because lossy"),
+    "no suffix": (lambda folder: folder / "out", r"names no known format"),
+    "DICOM from PNG": (lambda folder: folder / "out.dcm", "only a picture that was read from DICOM"),
+    "zero byte in the name": (lambda folder: folder / "a\0b.png", "cannot be used as a file name"),
+    "name too long": (lambda folder: folder / ("a" * 300 + ".png"), "cannot be used as a file name"),
+    "dangling link": (_dangling, "exists already"),
+}
+
+
+@pytest.mark.parametrize("command", ["mark", "restore"])
+@pytest.mark.parametrize("name", BAD_OUTPUTS)
+def test_bad_outputs_are_refused_before_any_work(run, house, picture, command, name) -> None:
+    make, reason = BAD_OUTPUTS[name]
+    target = make(picture.parent)
+    before = sorted(picture.parent.iterdir())
+    # the chain of this configuration does not answer: had it been asked first, the reason would be another
+    more = ("--config", house.file) if command == "mark" else ()
+    code, _, err = run(command, picture, target, *more)
+    assert code == 1
+    assert_one_line(err, reason)
+    assert sorted(picture.parent.iterdir()) == before
+    if name == "exists":
+        assert target.read_bytes() == b"mine"
+
+
+def test_a_chain_that_is_down(run, house, picture) -> None:
+    code, _, err = run("mark", picture, picture.with_name("out.png"), "--config", house.file)
+    assert code == 1
+    assert_one_line(err, house.config.rpc, "no chain answers there", "medprov-ledger up")
+    assert_nothing_left(picture.parent, "scan.png")
+
+
+def with_setting(file: Path, folder: Path, pattern: str, line: str) -> Path:
+    """A copy of the configuration with one line replaced; what it names stays where it is."""
+    text = file.read_text()
+    assert len(re.findall(pattern, text, re.M)) >= 1
+    text = re.sub(pattern, line, text, count=1, flags=re.M)
+    text = re.sub(r'^(path = "|\w+ = "(?=hospitals/))(?!changed)', rf"\g<1>{file.parent}/", text, flags=re.M)
+    changed = folder / "changed.toml"
+    changed.write_text(text)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line", "reason"),
+    [
+        ("^chain_id.*$", "chain_id = 4242", "serves chain .* says 4242"),
+        ("^registry.*$", f'registry = "0x{"12" * 20}"', "no ProvenanceRegistry contract at 0x1212"),
+        ("^federation = .*$", f'federation = "0x{"34" * 20}"', "no Federation contract at 0x3434"),
+        ("^id = .*$", f'id = "0x{"56" * 32}"', "federation.id is not the id"),
+        ("^registry.*$", "", "chain.registry is missing"),
+        ("^rpc.*$", "", "chain.rpc is missing"),
+        ("^keystore.*$", "", "hospitals.hospital-a.keystore is missing"),
+        ("^reader_key.*$", 'reader_key = "none.pem"', r"none\.pem: cannot be read"),
+        ('^path = "blocks"$', 'path = "changed.toml"', r"changed\.toml: cannot store a block"),
+        ('^path = "blocks"$', "", "store.path is missing"),
+        ("^rpc", "rpc rpc", "not valid TOML"),
+    ],
+)
+def test_trouble_with_chain_store_and_configuration(run, online, picture, tmp_path, pattern, line, reason) -> None:
+    file = with_setting(online, tmp_path, pattern, line)
+    code, _, err = run("mark", picture, picture.with_name("out.png"), "--config", file, "--json")
+    assert code == 1
+    assert_one_line(err, reason)
+    assert_nothing_left(tmp_path, "scan.png", "changed.toml")
+
+
+def test_an_ipfs_daemon_that_is_down(run, online, picture, tmp_path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    text = online.read_text().replace(
+        'kind = "blocks"\npath = "blocks"', f'kind = "ipfs"\napi = "/ip4/127.0.0.1/tcp/{port}/http"'
+    )
+    file = tmp_path / "ipfs.toml"
+    file.write_text(text)
+    code, _, err = run("mark", picture, picture.with_name("out.png"), "--config", file)
+    assert code == 1
+    assert_one_line(err, f"tcp/{port}/http: no IPFS daemon answers")
+
+
+def test_no_configuration_at_all(run, picture, monkeypatch, tmp_path) -> None:
+    monkeypatch.delenv("MEDPROV_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("mark", picture, picture.with_name("out.png"))
+    assert code == 1
+    assert_one_line(err, "no configuration", "medprov-ledger up")
+
+
+def test_an_unknown_hospital(run, house, picture) -> None:
+    code, _, err = run("mark", picture, picture.with_name("o.png"), "--config", house.file, "--hospital", "x")
+    assert code == 1
+    assert_one_line(err, "no hospital 'x' here; known: hospital-a, hospital-b")
+
+
+def test_a_verifiers_configuration_cannot_mark(run, house, picture, tmp_path) -> None:
+    text = house.file.read_text()
+    (tmp_path / "verifier.toml").write_text(text[: text.index("[hospitals.")])
+    code, _, err = run("mark", picture, picture.with_name("o.png"), "--config", tmp_path / "verifier.toml")
+    assert code == 1
+    assert_one_line(err, r"verifier\.toml: holds no hospital's keys")
+
+
+@pytest.mark.parametrize("arguments", [[], ["mark"], ["mark", "a"], ["restore", "a"], ["mark", "a", "b", "--no"]])
+def test_wrong_usage_is_exit_status_2(arguments, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_an_interrupt_is_no_traceback(run, house, picture, monkeypatch) -> None:
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "mark_files", interrupted)
+    code, _, err = run("mark", picture, picture.with_name("o.png"), "--config", house.file)
+    assert code == 130
+    assert_one_line(err, "interrupted")
+
+
+# what works
+
+
+@pytest.fixture
+def quickly(quick, monkeypatch):
+    monkeypatch.setattr(mark_module.DualWatermarker, "load", lambda: quick)
+    return quick
+
+
+def test_a_folder_becomes_one_batch(run, online, quickly, phantom, tmp_path) -> None:
+    source, target = tmp_path / "in", tmp_path / "new" / "out"
+    (source / "deep").mkdir(parents=True)
+    Image.fromarray(phantom(seed=1)).save(source / "a.png")
+    Image.fromarray(phantom(seed=2)).save(source / "b.jpg")
+    Image.fromarray(phantom(seed=3)).save(source / "deep" / "c.tif")
+    (source / ".hidden").write_bytes(b"no picture")
+    code, out, err = run("mark", source, target, "--config", online, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["hospital"] == "hospital-a"
+    files = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
+    assert files == ["a.png", "b.png", "deep/c.tif"]
+    assert len({picture["transaction"] for picture in found["pictures"]}) == 1
+    for picture in found["pictures"]:
+        assert "0x" + content_hash(media.read(picture["output"]).array).hex() == picture["released_hash"]
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [("in/out", "lies in the folder of the pictures"), ("in", "lies in the folder"), ("file", "it is a file")],
+)
+def test_a_folder_needs_another_folder(run, house, tmp_path, output, reason) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(good_png())
+    (tmp_path / "file").write_bytes(b"")
+    code, _, err = run("mark", tmp_path / "in", tmp_path / output, "--config", house.file)
+    assert code == 1
+    assert_one_line(err, reason)
+
+
+def test_an_empty_folder_and_a_folder_with_something_else(run, house, tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    code, _, err = run("mark", tmp_path / "in", tmp_path / "out", "--config", house.file)
+    assert code == 1
+    assert_one_line(err, "holds no file")
+    (tmp_path / "in" / "a.png").write_bytes(good_png())
+    (tmp_path / "in" / "readme.txt").write_text("hello")
+    code, _, err = run("mark", tmp_path / "in", tmp_path / "out", "--config", house.file)
+    assert code == 1
+    assert_one_line(err, r"readme\.txt: it is not a")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_would_fall_together_are_refused(run, house, phantom, tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(phantom()).save(tmp_path / "in" / "a.png")
+    Image.fromarray(phantom()).save(tmp_path / "in" / "a.jpg")
+    code, _, err = run("mark", tmp_path / "in", tmp_path / "out", "--config", house.file)
+    assert code == 1
+    assert_one_line(err, r"a\.png: both .*a\.jpg and .*a\.png")
+
+
+def test_the_first_hospital_is_taken_and_said(run, online, quickly, picture) -> None:
+    code, out, err = run("mark", picture, picture.with_name("o.png"), "--config", online)
+    assert (code, err) == (0, "")
+    assert re.search(r"hospital-a \(0x\w+\), the first of hospital-a, hospital-b: --hospital", out)
+    assert re.search(r"transaction  0x[0-9a-f]{64} in block \d+", out)
+
+
+def test_another_hospital_is_taken_by_name(run, online, quickly, picture) -> None:
+    arguments = (picture, picture.with_name("o.png"), "--config", online, "--hospital", "hospital-b", "--json")
+    code, out, _ = run("mark", *arguments)
+    assert code == 0 and json.loads(out)["hospital"] == "hospital-b"
+
+
+def test_a_marked_picture_is_refused_with_its_owner(run, online, done, node_tester, tmp_path) -> None:
+    code, _, err = run("mark", done.png.output, tmp_path / "o.png", "--config", done.house.file, "--json")
+    assert code == 1
+    assert_one_line(err, r"scan-marked\.png: marked already by hospital-a \(0x", done.png.record_id)
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_restore_shows_what_it_brought_back(run, done, tmp_path, as_json) -> None:
+    code, out, err = run("restore", done.png.output, tmp_path / "r.png", *(["--json"] if as_json else []))
+    assert (code, err) == (0, "")
+    cover = "0x" + content_hash(media.read(done.png.input).array).hex()
+    assert (json.loads(out)["cover_hash"] == cover) if as_json else (cover in out and done.png.payload in out)
+    assert np.array_equal(media.read(tmp_path / "r.png").array, media.read(done.png.input).array)
+
+
+def test_restore_takes_one_picture(run, tmp_path) -> None:
+    code, _, err = run("restore", tmp_path, tmp_path / "o.png")
+    assert code == 1
+    assert_one_line(err, "it is a folder")

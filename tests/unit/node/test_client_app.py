@@ -1,0 +1,158 @@
+"""The hospital's ClientApp, called as a SuperNode calls it."""
+
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from eth_account import Account
+from eth_account.messages import encode_defunct
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from PIL import Image
+
+from medprov_node import client_app, task
+from medprov_watermark.training import exchange as ex
+from medprov_watermark.training.loop import Model, Settings
+
+SMALL = Settings(steps=10, batch=2, channels=8, blocks=1, extractor_blocks=1)
+FEDERATION = b"\x07" * 32
+
+
+@pytest.fixture(autouse=True)
+def identity(monkeypatch):
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    torch.manual_seed(4)
+    return ex.state_of(Model(SMALL))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        Image.fromarray(rng.integers(50, 200, (64, 64), np.uint8)).save(tmp_path / f"p{i}_1.png")
+    (tmp_path / "Jane_Doe.png").write_bytes(b"broken")
+    return tmp_path
+
+
+def message(weights, kind="train", **changes):
+    order = ex.Assignment(3, 4, ex.model_hash(weights), FEDERATION, 1, SMALL, ex.Curriculum())
+    config = {**order.to_config(), **changes}
+    content = RecordDict(
+        {
+            ex.ARRAYS: ArrayRecord({name: Array(array) for name, array in weights.items()}),
+            ex.ASSIGNMENT: ConfigRecord(config),
+        }
+    )
+    return Message(content, dst_node_id=5, message_type=kind)
+
+
+def context(node=None, run=None):
+    return Context(run_id=1, node_id=5, node_config=node or {}, state=RecordDict(), run_config=run or {})
+
+
+def test_training_reply(weights, folder):
+    reply = client_app.app(message(weights), context({"images": str(folder)}))
+    content = reply.content
+    assert set(content) == {ex.ARRAYS, ex.METRICS, ex.RECEIPT}
+    metrics = content.metric_records[ex.METRICS]
+    assert set(metrics) == ex.TRAIN_METRICS
+    assert metrics[ex.SKIPPED] == 1 and isinstance(metrics[ex.NUM_EXAMPLES], int)
+    record = content.array_records[ex.ARRAYS]
+    deltas = {n: ex.decode_array(record[n].data, weights[n].shape) for n in record}
+    assert set(deltas) == set(weights)
+    receipt = content.config_records[ex.RECEIPT]
+    assert set(receipt) == ex.RECEIPT_KEYS
+    assert receipt[ex.UPDATE] == ex.model_hash(deltas)
+    assert (receipt[ex.ROUND], receipt[ex.BASE]) == (3, ex.model_hash(weights))
+    assert (receipt[ex.SIGNER], receipt[ex.SIGNATURE]) == ("", b"")
+
+
+def test_evaluation_reply(weights, folder):
+    reply = client_app.app(message(weights, "evaluate"), context({"images": str(folder)}))
+    assert set(reply.content) == {ex.METRICS}
+    metrics = reply.content.metric_records[ex.METRICS]
+    assert set(metrics) == ex.EVALUATE_METRICS and 0 <= metrics[ex.BIT_ACCURACY] <= 1
+
+
+def test_no_file_name_leaves_the_hospital(weights, folder):
+    reply = client_app.app(message(weights), context({"images": str(folder)}))
+    assert "Jane" not in str(reply) and str(folder) not in str(reply)
+    with pytest.raises(client_app.RefusedError) as caught:
+        client_app.app(message(weights), context({"images": str(folder / "Jane_Doe.png")}))
+    assert "Jane" not in str(caught.value)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": 0}, {"steps": 10**9}, {"channels": 10**6}, {"base": bytes(32)}, {"protocol": 2}, {"round": 0}]
+)
+def test_assignments_that_no_honest_coordinator_sends(weights, folder, changes):
+    with pytest.raises(client_app.RefusedError):
+        client_app.app(message(weights, **changes), context({"images": str(folder)}))
+
+
+def test_weights_that_lie_about_their_size(weights, folder):
+    order = message(weights)
+    record = order.content.array_records[ex.ARRAYS]
+    record["log_scale"] = Array("float32", (10**6, 10**6), "numpy.ndarray", record["log_scale"].data)
+    with pytest.raises(client_app.RefusedError):
+        client_app.app(order, context({"images": str(folder)}))
+
+
+@pytest.mark.parametrize("limit", [0, -1, "many", True])
+def test_limit_must_be_a_number(weights, folder, limit):
+    with pytest.raises(client_app.RefusedError):
+        client_app.app(message(weights), context({"images": str(folder), "max-images": limit}))
+
+
+def test_own_configuration_goes_before_the_runs():
+    folders = os.pathsep.join(["/a", "/b", ""])
+    assert client_app.images_folder(context({"images": "/own", "partition-id": 0}, {"images": folders})).name == "own"
+    assert client_app.images_folder(context({"partition-id": 1}, {"images": folders})).name == "b"
+    for node, run in (
+        ({}, {"images": folders}),
+        ({"partition-id": 2}, {"images": folders}),
+        ({"partition-id": 9}, {"images": folders}),
+        ({"partition-id": -1}, {"images": folders}),
+        ({"partition-id": 0}, {}),
+    ):
+        with pytest.raises(task.TaskError, match="set 'images'"):
+            client_app.images_folder(context(node, run))
+
+
+@pytest.fixture
+def hospital(monkeypatch):
+    account = Account.from_key(b"\x09" * 32)
+    config = SimpleNamespace(federation_id=FEDERATION, hospital=lambda name: name)
+    monkeypatch.setattr(client_app.Config, "load", lambda path: config)
+    monkeypatch.setattr(client_app, "load_account", lambda hospital: account)
+    client_app._load_account.cache_clear()
+    yield account
+    client_app._load_account.cache_clear()
+
+
+def test_signature_covers_round_base_update_and_examples(weights, folder, hospital):
+    node = {"images": str(folder), "hospital": "a", "medprov-config": "medprov.toml"}
+    reply = client_app.app(message(weights), context(node))
+    receipt = reply.content.config_records[ex.RECEIPT]
+    examples = reply.content.metric_records[ex.METRICS][ex.NUM_EXAMPLES]
+    digest = ex.update_digest(FEDERATION, 3, ex.model_hash(weights), receipt[ex.UPDATE], examples)
+    recovered = Account.recover_message(encode_defunct(primitive=digest), signature=receipt[ex.SIGNATURE])
+    assert recovered == receipt[ex.SIGNER] == hospital.address
+
+
+def test_nothing_is_signed_for_another_federation(weights, folder, hospital):
+    node = {"images": str(folder), "hospital": "a", "medprov-config": "medprov.toml"}
+    with pytest.raises(client_app.RefusedError):
+        client_app.app(message(weights, federation=bytes(32)), context(node))
+
+
+def test_flower_is_told_not_to_call_out():
+    assert os.environ["FLWR_TELEMETRY_ENABLED"] == "0" and os.environ["FLWR_DISABLE_UPDATE_CHECK"] == "1"
