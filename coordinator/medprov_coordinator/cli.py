@@ -1,0 +1,184 @@
+"""``medprov-coordinator``: federated rounds in one process, over one folder of images for each hospital."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from flwr.clientapp import ClientApp
+
+from medprov_coordinator.aggregation import RULES
+from medprov_coordinator.connect import connect
+from medprov_coordinator.errors import CoordinatorError, SettingsError
+from medprov_coordinator.grid import Scalar
+from medprov_coordinator.round import Event, Services
+from medprov_coordinator.run import FederationResult, run_federation
+from medprov_coordinator.run_config import RunConfig
+from medprov_ledger.config import Config
+from medprov_ledger.errors import LedgerError
+from medprov_watermark.errors import WatermarkError
+from medprov_watermark.training.loop import Settings
+
+DEFAULT_CLIENT = "medprov_node.client_app:app"
+
+
+def load_client(name: str) -> ClientApp:
+    """Import a ClientApp by ``module:attribute``; the coordinator itself knows no node code.
+
+    Raises
+    ------
+    SettingsError
+        No such module or attribute, or something else than a ClientApp.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(f"{name}: no ClientApp there ({error}): install medprov-node or name another") from error
+    if not isinstance(found, ClientApp):
+        raise SettingsError(f"{name}: a {type(found).__name__}, not a Flower ClientApp")
+    return found
+
+
+def node_configs(images: Sequence[str], config: Path | None) -> list[dict[str, Scalar]]:
+    """Configuration of each node from the ``--images`` arguments.
+
+    ``NAME=FOLDER`` names the hospital whose key signs; with a configuration file plain folders take the file's
+    hospitals in the order of their names.
+
+    Raises
+    ------
+    SettingsError
+        A folder is not there, or there are more folders than hospitals.
+    """
+    known = sorted(Config.load(config).hospitals) if config else []
+    out: list[dict[str, Scalar]] = []
+    for text in images:
+        name, equals, rest = text.partition("=")
+        if not equals or Path(text).is_dir():
+            name, rest = "", text
+        folder = Path(rest)
+        if not folder.is_dir():
+            raise SettingsError(f"{folder}: no such folder of images")
+        node: dict[str, Scalar] = {"images": str(folder.resolve())}
+        if config:
+            free = [k for k in known if k not in {str(n["hospital"]) for n in out}]
+            if not free:
+                raise SettingsError(f"{config}: keys of {len(known)} hospitals, but {len(images)} folders were given")
+            node["hospital"] = name or free[0]
+            node["medprov-config"] = str(config.resolve())
+            if node["hospital"] not in free:
+                raise SettingsError(f"{text}: hospital '{name}' has no key in {config} or was named twice")
+        out.append(node)
+    return out
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="medprov-coordinator", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run or resume federated rounds in this process")
+    run.add_argument(
+        "--images", action="append", required=True, metavar="[NAME=]FOLDER", help="a hospital's images; one each"
+    )
+    run.add_argument("--dir", type=Path, required=True, help="folder for checkpoints; goes on where it stands")
+    run.add_argument("--rounds", type=int, default=3, help="rounds that the federation is to have (3)")
+    run.add_argument("--steps", type=int, default=50, help="optimiser steps of each hospital in a round (50)")
+    run.add_argument("--batch", type=int, default=8)
+    run.add_argument("--rate", type=float, default=1e-3, help="learning rate (0.001)")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--channels", type=int, default=64)
+    run.add_argument("--blocks", type=int, default=3)
+    run.add_argument("--extractor-blocks", type=int, default=4)
+    run.add_argument("--quorum", type=int, help="fewest accepted updates (more than half of the hospitals)")
+    run.add_argument("--deadline", type=float, default=3600.0, help="seconds for the replies of a round (3600)")
+    run.add_argument("--rule", choices=RULES, default="median", help="aggregation from five hospitals on (median)")
+    run.add_argument("--probe-pictures", type=int, default=16)
+    run.add_argument("--start", type=Path, help="safetensors file to start from")
+    run.add_argument("--config", type=Path, help="medprov.toml: sign updates, publish and anchor rounds")
+    run.add_argument("--anchor-as", default="", help="hospital whose account anchors (the first in the file)")
+    run.add_argument("--client", default=DEFAULT_CLIENT, metavar="MODULE:ATTRIBUTE")
+    run.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    run.add_argument("-v", "--verbose", action="store_true")
+    return parser
+
+
+def _result(result: FederationResult) -> dict[str, object]:
+    return {
+        "rounds": result.number,
+        "resumed_from": result.resumed_from,
+        "model": result.model_hash.hex(),
+        "checkpoint": str(result.checkpoint) if result.checkpoint else None,
+        "added": [
+            {
+                "round": r.number,
+                "model": r.model,
+                "accepted": [u.node for u in r.updates],
+                "rejected": [vars(x) for x in r.rejected],
+                "rule": r.rule,
+                "note": r.note,
+                "probe": dict(r.probe),
+                "train": dict(r.train),
+                "evaluate": dict(r.evaluate),
+                "cid": r.cid,
+                "transaction": r.transaction,
+            }
+            for r in result.rounds
+        ],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; 0 on success, 1 on an error that the user can mend, 2 on a wrong call."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    logging.getLogger("flwr").setLevel(logging.INFO if options.verbose else logging.ERROR)
+
+    def say(event: Event) -> None:
+        if not options.json and event.kind in {"started", "resumed", "screened", "refused", "anchored", "round"}:
+            print(f"{event.kind:9} {event.text}", flush=True)
+
+    try:
+        nodes = node_configs(options.images, options.config)
+        config = RunConfig(
+            rounds=options.rounds,
+            local_steps=options.steps,
+            settings=Settings(
+                steps=0,
+                batch=options.batch,
+                rate=options.rate,
+                seed=options.seed,
+                channels=options.channels,
+                blocks=options.blocks,
+                extractor_blocks=options.extractor_blocks,
+            ),
+            quorum=options.quorum or len(nodes) // 2 + 1,
+            deadline=options.deadline,
+            rule=options.rule,
+            probe_pictures=options.probe_pictures,
+        )
+        client = load_client(options.client)
+        services = connect(str(options.config), options.anchor_as) if options.config else Services()
+        result = run_federation(
+            client, nodes, config, folder=options.dir, initial=options.start, services=replace(services, on_event=say)
+        )
+    except (CoordinatorError, LedgerError, WatermarkError) as error:
+        print(f"medprov-coordinator: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("medprov-coordinator: stopped; the same command goes on at the last round", file=sys.stderr)
+        return 130
+    if options.json:
+        print(json.dumps(_result(result), indent=1))
+    else:
+        print(f"model     {result.model_hash.hex()}\nweights   {result.checkpoint}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

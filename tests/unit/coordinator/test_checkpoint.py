@@ -1,0 +1,134 @@
+"""A run's folder: what is written comes back, what is damaged is refused, a crash leaves the former state."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from medprov_coordinator.checkpoint import CheckpointFolder, State, check_model, write_atomic
+from medprov_coordinator.errors import CheckpointError
+from medprov_watermark.training import exchange as ex
+
+ARRAYS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.asarray(1.5, np.float32)}
+MODEL = ex.model_hash(ARRAYS).hex()
+
+
+def test_state_comes_back(tmp_path):
+    folder = CheckpointFolder(tmp_path / "run")
+    assert folder.load_state() is None
+    state = State(2, 5, MODEL, ex.Curriculum(7, 0.1, 35.25, 0.75), 0.9, False, "cid", "00" * 32, "11" * 32, None)
+    folder.save_state(state)
+    assert folder.load_state() == state
+
+
+def test_model_comes_back_under_its_hash(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    path = folder.save_model(ex.to_safetensors(ARRAYS), MODEL)
+    assert path.name == f"{MODEL}.safetensors"
+    loaded = folder.load_model(MODEL)
+    assert all(np.array_equal(loaded[k], ARRAYS[k]) and loaded[k].shape == ARRAYS[k].shape for k in ARRAYS)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00", b"\xff" * 100])
+def test_damaged_model_is_refused(tmp_path, damage):
+    folder = CheckpointFolder(tmp_path)
+    path = folder.save_model(ex.to_safetensors(ARRAYS), MODEL)
+    path.write_bytes(damage)
+    with pytest.raises(CheckpointError, match=MODEL[:16]):
+        folder.load_model(MODEL)
+
+
+def test_one_flipped_bit_and_a_truncated_end_are_refused(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    data = ex.to_safetensors(ARRAYS)
+    path = folder.save_model(data, MODEL)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="not those of hash"):
+        folder.load_model(MODEL)
+    path.write_bytes(data[:-3])
+    with pytest.raises(CheckpointError, match="safetensors"):
+        folder.load_model(MODEL)
+
+
+def test_absent_model_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        CheckpointFolder(tmp_path).load_model(MODEL)
+
+
+def test_model_of_another_hash_is_refused():
+    with pytest.raises(CheckpointError, match="store:x"):
+        check_model(ex.to_safetensors(ARRAYS), bytes(32), "store:x")
+
+
+def good(**changes):
+    body = {
+        "version": 1,
+        "number": 1,
+        "attempts": 1,
+        "model": MODEL,
+        "curriculum": {"step": 1, "probability": 0.0, "db": 34.0, "accuracy": 0.5},
+    }
+    return json.dumps({**body, **changes})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        good()[:-5],
+        good(version=2),
+        good(model="zz"),
+        good(model="00"),
+        good(number=-1),
+        good(number=3),
+        good(number="1"),
+        good(curriculum=None),
+        good(curriculum={"steps": 1}),
+        good(surprise=1),
+        good(anchored=False),
+    ],
+)
+def test_damaged_state_is_refused_with_its_name(tmp_path, text):
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"state\.json.*start in an empty one"):
+        CheckpointFolder(tmp_path).load_state()
+
+
+def test_state_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "state.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CheckpointError):
+        CheckpointFolder(tmp_path).load_state()
+
+
+def test_crash_while_writing_leaves_the_former_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomic(path, b"former")
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"former"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
+    order = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (order.append("fsync"), fsync(handle))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), replace(a, b))[1])
+    write_atomic(tmp_path / "file", b"x")
+    assert order == ["fsync", "replace", "fsync"]
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        CheckpointFolder(tmp_path / "file").save_record(1, "{}")

@@ -1,0 +1,63 @@
+"""The run configuration and its flat form."""
+
+import pytest
+
+from medprov_coordinator.errors import SettingsError
+from medprov_coordinator.run_config import RunConfig
+from medprov_coordinator.screening import Limits
+from medprov_watermark.training.loop import Settings
+
+
+def test_flat_form_comes_back():
+    config = RunConfig(
+        rounds=7,
+        local_steps=11,
+        settings=Settings(steps=99, batch=3, rate=0.002, seed=4, channels=16, blocks=2, extractor_blocks=1),
+        quorum=5,
+        deadline=12.5,
+        rule="krum",
+        attackers=2,
+        limits=Limits(norm_factor=2.5, min_cosine=-0.5),
+        evaluate=False,
+    )
+    assert RunConfig.from_flat(config.to_flat()) == config
+    assert RunConfig.from_flat(RunConfig().to_flat()) == RunConfig()
+    assert RunConfig.from_flat({}) == RunConfig()
+
+
+def test_flat_form_has_flowers_scalars_only():
+    assert {type(v) for v in RunConfig().to_flat().values()} <= {bool, int, float, str}
+
+
+def test_whole_numbers_stand_for_floats_and_other_keys_are_left_alone():
+    assert RunConfig.from_flat({"deadline": 30, "folder": "x"}).deadline == 30.0
+
+
+def test_length_of_the_run():
+    assert RunConfig(rounds=3, local_steps=5).training.steps == 15
+    assert RunConfig(rounds=3, local_steps=5, settings=Settings(steps=100)).training.steps == 100
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [
+        {"rounds": 0},
+        {"rounds": "3"},
+        {"rounds": True},
+        {"rounds": 2.5},
+        {"local-steps": -1},
+        {"quorum": 0},
+        {"deadline": float("nan")},
+        {"deadline": -1.0},
+        {"rule": "average"},
+        {"rule": 3},
+        {"trim": 0.5},
+        {"channels": 12},
+        {"channels": 0},
+        {"evaluate": 1},
+        {"probe-pictures": 0},
+    ],
+)
+def test_bad_values_are_refused_with_their_name(flat):
+    with pytest.raises(SettingsError, match=next(iter(flat)).split("-")[0]):
+        RunConfig.from_flat(flat)

@@ -1,0 +1,337 @@
+"""The strategy over hospitals whose updates are given: rounds, refusals, resume after every kind of crash, anchors."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from flwr.app import Array, Message, RecordDict
+
+from medprov_coordinator.checkpoint import CheckpointFolder
+from medprov_coordinator.errors import CheckpointError, QuorumError, RoundRefusedError, SettingsError
+from medprov_coordinator.round import Services
+from medprov_coordinator.run_config import RunConfig
+from medprov_coordinator.strategy import GatedStrategy, to_record
+from medprov_ledger.merkle import root, tree, verify
+from medprov_watermark.training import exchange as ex
+
+
+def config(**changes):
+    return RunConfig(**{"rounds": 2, "local_steps": 3, "deadline": 60.0, **changes})
+
+
+def strategy(kit, folder=None, probe=None, services=None, **changes):
+    where = CheckpointFolder(folder) if folder else None
+    return GatedStrategy(config(**changes), services, where, probe or kit.probe())
+
+
+def nan_fault(reply: Message) -> Message:
+    record = reply.content.array_records.get(ex.ARRAYS)
+    if record is not None:
+        record["b.bias"] = Array(np.full(4, np.nan, np.float32))
+    return reply
+
+
+def test_rounds_are_sums_of_the_honest_updates(kit):
+    run, hospitals = strategy(kit), kit.hospitals()
+    result = hospitals.run(run)
+    expected = dict(kit.base)
+    for attempt in (1, 2):
+        deltas = [kit.deltas(1000 * attempt + i) for i in range(3)]
+        for name in expected:
+            mean = sum(d[name].astype(np.float64) for d in deltas) / 3
+            expected[name] = np.asarray(expected[name].astype(np.float64) + mean, np.float32)
+    for name in expected:
+        assert run.weights[name] == pytest.approx(expected[name], abs=1e-7)
+    assert run.state.number == 2 and run.state.model == ex.model_hash(run.weights).hex()
+    assert {n: result.arrays[n].numpy().tobytes() for n in result.arrays} == {
+        n: a.tobytes() for n, a in run.weights.items()
+    }
+    assert result.evaluate_metrics_clientapp[2]["bit-accuracy"] == pytest.approx(0.75)
+    assert set(result.train_metrics_clientapp) == {1, 2}
+
+
+def test_curriculum_and_steps_travel(kit):
+    run = strategy(kit)
+    kit.hospitals().run(run)
+    assert run.state.curriculum == ex.Curriculum(step=6, probability=0.1, db=35.0, accuracy=0.8)
+
+
+def test_one_liar_cannot_set_the_curriculum(kit):
+    def liar(reply):
+        if ex.ARRAYS in reply.content:
+            reply.content.metric_records[ex.METRICS][ex.TARGET_DB] = 79.0
+        return reply
+
+    run = strategy(kit, rounds=1)
+    kit.hospitals().run(run, faults={0: liar})
+    assert run.state.curriculum.db == 34.5
+
+
+def test_reports_hold_what_the_root_is_made_of(kit, tmp_path):
+    run = strategy(kit, tmp_path)
+    kit.hospitals().run(run, faults={1: nan_fault})
+    for report in run.reports:
+        assert [u.node for u in report.updates] == [101, 103]
+        assert [(r.node, r.code) for r in report.rejected] == [(102, "not_finite")]
+        leaves = [bytes.fromhex(u.leaf) for u in report.updates]
+        assert root(leaves).hex() == report.root
+        assert verify(bytes.fromhex(report.root), leaves[0], tree(leaves).proofs[0])
+        text = (tmp_path / "rounds" / f"{report.number:06d}.json").read_text()
+        assert text == report.record()
+        assert json.loads(text)["updates"][0]["update"] == report.updates[0].update
+        for entry in report.updates:
+            digest = ex.update_digest(
+                ex.NO_FEDERATION,
+                report.number,
+                bytes.fromhex(report.base),
+                bytes.fromhex(entry.update),
+                entry.examples,
+            )
+            assert entry.digest == digest.hex()
+    assert run.reports[1].base == run.reports[0].model
+
+
+def test_missed_quorum_refuses_and_leaves_the_model(kit):
+    run = strategy(kit, quorum=3, max_refused=2)
+    with pytest.raises(RoundRefusedError, match="2 updates accepted, the quorum is 3"):
+        kit.hospitals().run(run, faults={1: nan_fault})
+    assert run.state.number == 0 and run.state.attempts == 2
+    assert ex.model_hash(run.weights) == ex.model_hash(kit.base)
+
+
+def test_too_few_nodes_end_the_wait(kit):
+    run = strategy(kit, quorum=4, deadline=0.05)
+    with pytest.raises(QuorumError, match="3 hospitals are connected, the quorum is 4"):
+        kit.hospitals().run(run)
+
+
+def test_round_that_makes_the_probe_worse_is_tried_again_with_other_seeds(kit):
+    # Evaluation 0 is the start, 1 the first candidate, 2 the second try.
+    run, hospitals = strategy(kit, probe=kit.probe({1: 0.8}), rounds=1), kit.hospitals()
+    events = []
+    run.services = Services(on_event=events.append)
+    hospitals.run(run)
+    assert [(number, attempt) for number, attempt, partition in hospitals.trained if partition == 0] == [(1, 1), (1, 2)]
+    assert run.reports[0].attempt == 2
+    assert [e.kind for e in events].count("refused") == 1
+    wanted = kit.base["scale"] + np.mean([kit.deltas(2000 + i)["scale"] for i in range(3)])
+    assert run.weights["scale"] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_slow_decline_is_measured_against_the_best_round(kit):
+    run = strategy(kit, probe=kit.probe({1: 0.885, 2: 0.87}), max_refused=1)
+    with pytest.raises(RoundRefusedError, match="worse"):
+        kit.hospitals().run(run)
+    assert run.state.number == 1 and run.state.best == 0.9
+
+
+def test_sum_that_overflows_is_refused(kit):
+    run, hospitals = strategy(kit, rounds=1, max_refused=1, rule="mean"), kit.hospitals()
+    run.config = config(rounds=1, max_refused=1, limits=type(run.config.limits)(norm_factor=1e40, relative_norm=1e40))
+    start = {name: np.full_like(array, 3.4e38) for name, array in kit.base.items()}
+    original = kit.base.copy()
+    kit.base.update(start)
+    try:
+
+        def big(reply):
+            if ex.ARRAYS not in reply.content:
+                return reply
+            node = reply.metadata.src_node_id
+            deltas = {n: np.asarray(1e38 + node * 1e33, np.float32) * np.ones_like(a) for n, a in start.items()}
+            record = reply.content.array_records[ex.ARRAYS]
+            for name, delta in deltas.items():
+                record[name] = Array(np.asarray(delta))
+            update = ex.model_hash({n: np.asarray(d) for n, d in deltas.items()})
+            reply.content.config_records[ex.RECEIPT][ex.UPDATE] = update
+            return reply
+
+        with pytest.raises(RoundRefusedError, match="not finite"):
+            hospitals.run(run, faults={0: big, 1: big, 2: big})
+    finally:
+        kit.base.update(original)
+    assert math.isfinite(float(run.weights["scale"]))
+
+
+def final(kit, folder, **more):
+    run = strategy(kit, folder, **more)
+    kit.hospitals().run(run)
+    return run.state.model
+
+
+@pytest.mark.parametrize("kind", ["asked", "screened", "aggregated", "saved", "round"])
+def test_crash_at_any_event_and_resume_give_the_same_model(kit, tmp_path, kind):
+    undisturbed = final(kit, tmp_path / "whole", rounds=3)
+
+    def crash(event):
+        if event.kind == kind and event.number >= 1:
+            raise KeyboardInterrupt
+
+    broken = strategy(kit, tmp_path / "broken", services=Services(on_event=crash), rounds=3)
+    with pytest.raises(KeyboardInterrupt):
+        kit.hospitals().run(broken)
+    resumed = strategy(kit, tmp_path / "broken", rounds=3)
+    kit.hospitals().run(resumed)
+    assert resumed.resumed_from >= 1
+    assert resumed.state.model == undisturbed
+    assert len(resumed.reports) == 3 - resumed.resumed_from
+
+
+def test_refused_attempts_survive_a_crash(kit, tmp_path):
+    undisturbed = final(kit, tmp_path / "whole", probe=kit.probe({1: 0.5}))
+    broken = strategy(kit, tmp_path / "broken", probe=kit.probe({1: 0.5}), max_refused=1)
+    with pytest.raises(RoundRefusedError):
+        kit.hospitals().run(broken)
+    assert final(kit, tmp_path / "broken") == undisturbed
+
+
+def test_finished_run_does_nothing_more(kit, tmp_path):
+    first = final(kit, tmp_path)
+    hospitals = kit.hospitals()
+    again = strategy(kit, tmp_path)
+    hospitals.run(again)
+    assert hospitals.trained == [] and again.state.model == first and again.resumed_from == 2
+    assert final(kit, tmp_path, rounds=3) != first
+
+
+def chain(kit):
+    anchor, store = kit.anchor(), kit.store()
+    return anchor, store, Services(federation=kit.federation, anchor=anchor, store=store)
+
+
+def test_rounds_are_anchored_after_the_checkpoint(kit, tmp_path):
+    anchor, store, services = chain(kit)
+    kinds = []
+    run = strategy(
+        kit,
+        tmp_path,
+        services=Services(services.federation, anchor, store, None, lambda event: kinds.append(event.kind)),
+    )
+    kit.hospitals().run(run)
+    assert kinds.index("saved") < kinds.index("anchored") < kinds.index("round")
+    for report, (number, model, cid, updates_root, metrics) in zip(run.reports, anchor.arguments, strict=True):
+        assert (number, model.hex(), cid, updates_root.hex()) == (report.number, report.model, report.cid, report.root)
+        assert metrics == report.metrics_hash()
+        assert ex.model_hash(ex.from_safetensors(store.get(cid))) == model
+        assert report.transaction == f"0x{number:02x}"
+
+
+@pytest.mark.parametrize("when", ["fail_before", "fail_after"])
+def test_crash_while_anchoring(kit, tmp_path, when):
+    undisturbed = final(kit, tmp_path / "whole", services=chain(kit)[2], rounds=3)
+    anchor, _, services = chain(kit)
+    setattr(anchor, when, 2)
+    with pytest.raises(ConnectionError):
+        kit.hospitals().run(strategy(kit, tmp_path / "broken", services=services, rounds=3))
+    assert CheckpointFolder(tmp_path / "broken").load_state().anchored is False
+    setattr(anchor, when, None)
+    assert final(kit, tmp_path / "broken", services=services, rounds=3) == undisturbed
+    assert [r.number for r in anchor.rounds] == [1, 2, 3]
+
+
+def test_empty_folder_goes_on_from_the_chain(kit, tmp_path):
+    anchor, _, services = chain(kit)
+    first = final(kit, tmp_path / "a", services=services)
+    run = strategy(kit, tmp_path / "b", services=services, rounds=3)
+    kit.hospitals().run(run)
+    assert run.resumed_from == 2 and run.reports[0].base == first
+    assert [r.number for r in anchor.rounds] == [1, 2, 3]
+
+
+def test_store_that_gives_other_weights_is_refused(kit, tmp_path):
+    _, store, services = chain(kit)
+    final(kit, tmp_path / "a", services=services)
+    for cid in store.blocks:
+        store.blocks[cid] = ex.to_safetensors(kit.base)
+    with pytest.raises(CheckpointError, match="not those of hash"):
+        final(kit, tmp_path / "b", services=services, rounds=3)
+
+
+def test_folder_and_chain_that_disagree_are_refused(kit, tmp_path):
+    final(kit, tmp_path / "a", services=chain(kit)[2])
+    with pytest.raises(CheckpointError, match="is this the federation's chain"):
+        final(kit, tmp_path / "a", services=chain(kit)[2], rounds=3)
+    _, _, other = chain(kit)
+    kit.hospitals().run(strategy(kit, tmp_path / "c", services=other), faults={0: nan_fault})
+    with pytest.raises(CheckpointError, match="another model"):
+        final(kit, tmp_path / "a", services=other, rounds=3)
+
+
+def test_anchor_without_store_is_refused(kit):
+    with pytest.raises(SettingsError, match="store"):
+        GatedStrategy(config(), Services(anchor=kit.anchor()), None, kit.probe())
+
+
+def test_damaged_checkpoint_stops_the_run(kit, tmp_path):
+    model = final(kit, tmp_path)
+    (tmp_path / "models" / f"{model}.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError):
+        final(kit, tmp_path, rounds=3)
+
+
+def test_signed_updates_are_asked_for_where_members_are_known(kit):
+    from eth_account import Account
+
+    hospitals = kit.hospitals()
+    hospitals.keys = {0: b"\x01" * 32, 1: b"\x02" * 32}
+    members = frozenset(Account.from_key(hospitals.keys[i]).address for i in (0, 1))
+    run = strategy(kit, services=Services(kit.federation, members=lambda: members))
+    hospitals.run(run)
+    assert [u.signer for u in run.reports[0].updates] == [Account.from_key(hospitals.keys[i]).address for i in (0, 1)]
+    assert [(r.node, r.code) for r in run.reports[0].rejected] == [(103, "unsigned")]
+
+
+def test_hostile_evaluations_decide_nothing(kit):
+    def hostile(reply):
+        if ex.ARRAYS in reply.content:
+            return reply
+        reply.content = RecordDict()
+        return reply
+
+    run = strategy(kit)
+    result = kit.hospitals().run(run, faults={0: hostile, 1: hostile, 2: hostile})
+    assert run.state.number == 2 and result.evaluate_metrics_clientapp == {}
+
+
+def test_flowers_configs_are_refused_and_the_summary_is_logged(kit, caplog):
+    run = strategy(kit)
+    with pytest.raises(SettingsError, match="RunConfig"):
+        from flwr.app import ConfigRecord
+
+        kit.hospitals().run(run, train_config=ConfigRecord({"lr": 1.0}))
+    with caplog.at_level("INFO", logger="medprov.coordinator"):
+        run.summary()
+    assert "unsigned" in caplog.text
+
+
+def test_small_federation_is_told_that_no_rule_protects_it(kit, caplog):
+    with caplog.at_level("WARNING", logger="medprov.coordinator"):
+        kit.hospitals().run(strategy(kit, rounds=1))
+    assert "no rule tolerates an attacker" in caplog.text
+
+
+def test_five_hospitals_with_two_attackers(kit):
+    def flipped(reply):
+        record = reply.content.array_records.get(ex.ARRAYS)
+        if record is not None:
+            deltas = {name: np.asarray(-3 * record[name].numpy(), np.float32) for name in record}
+            for name, delta in deltas.items():
+                record[name] = Array(delta)
+            reply.content.config_records[ex.RECEIPT][ex.UPDATE] = ex.model_hash(deltas)
+        return reply
+
+    run = strategy(kit, rounds=1)
+    kit.hospitals().run(run, nodes=5, faults={1: flipped, 3: flipped})
+    assert run.reports[0].rule == "median" and len(run.reports[0].updates) == 5
+    assert np.abs(run.weights["b.bias"] - 1.01).max() < 0.01
+
+
+def test_training_is_not_aggregated_without_a_question(kit):
+    with pytest.raises(SettingsError, match="configure_train"):
+        strategy(kit).aggregate_train(1, [])
+
+
+def test_to_record_keeps_shapes_and_order(kit):
+    record = to_record(kit.base)
+    assert list(record) == sorted(kit.shapes)
+    assert {name: record[name].numpy().shape for name in record} == kit.shapes
