@@ -1,0 +1,143 @@
+"""The command line: ``medprov verify IMAGE`` and ``medprov serve``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medprov_sdk.errors import SdkError, UnreadableError
+from medprov_sdk.verdict import Verdict
+from medprov_sdk.verification import moment
+
+if TYPE_CHECKING:
+    from medprov_sdk.verification import Verification
+
+USAGE, UNREADABLE = 2, 3
+"""Exit codes beside those of the verdicts (:attr:`medprov_sdk.verdict.Verdict.exit_code`)."""
+
+_CODES = """exit codes: 0 authentic, 10 authentic_derived, 20 tampered, 21 copied_mark, 22 conflicting_claims,
+23 revoked, 24 unverifiable, 25 unknown, 2 wrong usage or configuration, 3 unreadable picture"""
+
+_CONFIG = "default: $MEDPROV_CONFIG, ./medprov.toml, ./.medprov/medprov.toml"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code tells the verdict."""
+    parser = argparse.ArgumentParser(prog="medprov", description="Verify medical pictures.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    verify = commands.add_parser("verify", help="verify one picture", description="Verify one picture.", epilog=_CODES)
+    verify.add_argument("image", type=Path, metavar="IMAGE", help="PNG, TIFF, JPEG or DICOM file")
+    verify.add_argument("--json", action="store_true", help="print everything as JSON")
+    verify.add_argument("--report", type=Path, metavar="FILE", help="write a page for printing (HTML)")
+    text = "A page where pictures are verified: a form at /, POST /verify, GET /health."
+    serve = commands.add_parser("serve", help="serve the verification page", description=text)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    serve.add_argument("--port", type=_port, default=8080, help="0 takes a free one (default: %(default)s)")
+    for command in (verify, serve):
+        command.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "serve":
+            return _serve(chosen.config, chosen.host, chosen.port)
+        return _verify(chosen.image, chosen.config, chosen.json, chosen.report)
+    except UnreadableError as error:
+        return _fail(error, UNREADABLE)
+    except SdkError as error:
+        return _fail(error, USAGE)
+    except BrokenPipeError:
+        # the reader of our output has gone; Python would complain once more when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return USAGE
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+
+
+def _verify(image: Path, config: Path | None, as_json: bool, report: Path | None) -> int:
+    # what takes long to import comes after the arguments were checked
+    from medprov_ledger.errors import LedgerError
+    from medprov_watermark import media
+    from medprov_watermark.errors import MediaError, WatermarkError
+
+    if report is not None and report.exists() and image.exists() and report.samefile(image):
+        raise SdkError(f"{report}: is the picture itself; name another file for the report")
+    try:
+        pixels = media.read(image)
+    except MediaError as error:
+        raise UnreadableError(str(error)) from None
+    from medprov_sdk.verifier import Verifier
+
+    try:
+        result = Verifier.from_config(config).verify(pixels, source=image.name)
+    except (LedgerError, WatermarkError) as error:
+        raise SdkError(str(error)) from None
+    if report is not None:
+        from medprov_sdk.report import page
+
+        try:
+            report.write_text(page(result, pixels.array), encoding="utf-8")
+        except OSError as error:
+            why = f"cannot be written ({error.strerror}); name a file in a folder that exists"
+            raise SdkError(f"{report}: {why}") from None
+    text = json.dumps(result.to_json(), indent=2, ensure_ascii=False) if as_json else summary(result)
+    print(text, flush=True)
+    return result.verdict.exit_code
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError("must be a number from 0 to 65535")
+    return int(text)
+
+
+def _serve(config: Path | None, host: str, port: int) -> int:
+    from medprov_ledger.errors import LedgerError
+    from medprov_watermark.errors import WatermarkError
+
+    try:
+        from medprov_sdk.server import serve
+    except ModuleNotFoundError as error:
+        raise SdkError(f"{error.name}: is not installed; install medprov-sdk[web]") from None
+    from medprov_sdk.verifier import Verifier
+
+    try:
+        verifier = Verifier.from_config(config)
+    except (LedgerError, WatermarkError) as error:
+        raise SdkError(str(error)) from None
+    serve(verifier, host, port)
+    return 0
+
+
+def summary(result: Verification) -> str:
+    """A few lines for people."""
+    lines = [f"{result.source}: {result.verdict.value}", f"  {result.verdict.sentence}"]
+    lines.append(f"  reason: {result.reason.sentence}")
+    for claim in result.claims:
+        name = f" ({claim.member})" if claim.member else ""
+        lines.append(f"  owner: {claim.owner}{name}")
+        lines.append(f"  anchored {moment(claim.time)} in block {claim.block}, transaction {claim.transaction}")
+    for heat in result.heat:
+        if heat.boxes:
+            lines.append(f"  differs: {len(heat.boxes)} {heat.kind}, {heat.share:.1%} of what could be compared")
+    lines += [f"  failed: {check.name}: {check.detail}" for check in result.checks if check.passed is False]
+    if result.verdict is Verdict.UNVERIFIABLE:
+        lines += [f"  open: {check.name}: {check.detail}" for check in result.checks if check.passed is None]
+        lines += [f"  proved offline: {line}" for line in result.proved_offline]
+    if result.verdict is Verdict.UNKNOWN:
+        alarm = result.false_alarm
+        lines.append(f"  false alarms: at most {alarm.computed:.1e} computed, {alarm.measured:.1e} measured")
+    # a file name or an answer of a chain may hold anything
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+
+
+def _fail(error: object, code: int) -> int:
+    print("medprov: " + " ".join(str(error).split()), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The picture against the evidence of its record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprov_ledger import evidence as sealed_evidence
+from medprov_ledger.errors import LedgerError, StoreError
+from medprov_ledger.record import Record
+from medprov_ledger.sealing import PayloadKeys
+from medprov_sdk.verdict import Blocks, Content
+from medprov_sdk.verification import Box, Check, Heat
+from medprov_watermark import features
+from medprov_watermark.geometry import Geometry
+from medprov_watermark.pixels import Samples
+
+if TYPE_CHECKING:
+    from medprov_ledger.store import Store
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the comparison with one record's evidence gave."""
+
+    blocks: Blocks = Blocks.NOT_COMPARED
+    content: Content = Content.NOT_COMPARED
+    heat: tuple[Heat, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def differing(self) -> float:
+        """Differing share, to choose the best of several records; 1 where nothing was compared."""
+        if self.blocks is Blocks.EQUAL:
+            return 0.0
+        shares = [heat.share for heat in self.heat if heat.kind == "cells"]
+        return shares[0] if shares else 1.0
+
+
+def compare(record: Record, keys: PayloadKeys, store: Store, image: Samples, geometry: Geometry) -> Compared:
+    """Fetch and open a record's evidence and compare the picture with it.
+
+    Parameters
+    ----------
+    record : Record
+    keys : PayloadKeys
+        Of the payload in the picture.
+    store : Store
+    image : uint8 or uint16 array (H, W) or (H, W, 3)
+        As it was given.
+    geometry : Geometry
+        How it stands to the cover.
+    """
+    try:
+        sealed = store.get(record.evidence_cid)
+    except StoreError as error:
+        return Compared(content=Content.UNREACHABLE, checks=(Check("evidence fetched", False, str(error)),))
+    except LedgerError as error:
+        return Compared(content=Content.UNREADABLE, checks=(Check("evidence fetched", False, str(error)),))
+    try:
+        evidence = sealed_evidence.open(sealed, keys)
+        if evidence.feature_version != features.VERSION:
+            raise ValueError(f"features of version {evidence.feature_version}, this release reads {features.VERSION}")
+        upright = geometry.undo(image)
+        result = features.compare(evidence.features, upright)
+    except (LedgerError, ValueError) as error:
+        return Compared(content=Content.UNREADABLE, checks=(Check("evidence opened", False, str(error)),))
+    opened = Check("evidence opened", True, f"{record.evidence_cid}, opened with the payload of this picture")
+    blocks, block_heat, block_check = _blocks(evidence, upright, image, geometry)
+    content, cell_heat, cell_check = _cells(result, image, geometry)
+    heat = tuple(one for one in (block_heat, cell_heat) if one is not None)
+    return Compared(blocks, content, heat, (opened, block_check, cell_check))
+
+
+def _blocks(
+    evidence: sealed_evidence.Evidence, upright: Samples, image: Samples, geometry: Geometry
+) -> tuple[Blocks, Heat | None, Check]:
+    channels = 1 if upright.ndim == 2 else 3
+    if (*upright.shape[:2], channels) != (evidence.height, evidence.width, evidence.channels):
+        detail = (
+            f"not compared: released were {evidence.width} x {evidence.height} pixels, {evidence.channels} channel(s)"
+        )
+        return Blocks.NOT_COMPARED, None, Check("exact blocks", None, detail)
+    exact = features.compare_exact(evidence.grid, upright, evidence.block)
+    differing = ~exact.agree
+    detail = f"{int(exact.agree.sum())} of {exact.agree.size} blocks are exactly as released"
+    if exact.equal:
+        return Blocks.EQUAL, None, Check("exact blocks", True, detail)
+    if not exact.mixed:
+        return Blocks.NONE, None, Check("exact blocks", None, detail + ": the picture as a whole was processed")
+    rows = np.minimum(np.arange(differing.shape[0] + 1) * exact.block, upright.shape[0])
+    columns = np.minimum(np.arange(differing.shape[1] + 1) * exact.block, upright.shape[1])
+    boxes = boxes_of(differing, rows, columns, image.shape[:2], geometry)
+    return Blocks.MIXED, Heat("blocks", boxes, float(differing.mean()), 1.0), Check("exact blocks", False, detail)
+
+
+def _cells(result: features.Comparison, image: Samples, geometry: Geometry) -> tuple[Content, Heat | None, Check]:
+    height, width = image.shape[:2]
+    if result.overlap < features.MIN_OVERLAP:
+        detail = f"not compared: only {result.overlap:.0%} of the picture has enough contrast"
+        return Content.TOO_LITTLE, None, Check("content", None, detail)
+    tall, wide = (width, height) if geometry.turns % 2 else (height, width)
+    boxes = boxes_of(result.differs, features.cell_edges(tall), features.cell_edges(wide), (height, width), geometry)
+    heat = Heat("cells", boxes, result.share, result.overlap)
+    detail = f"{result.share:.1%} of the compared cells differ ({result.overlap:.0%} could be compared)"
+    if result.share >= features.COPIED_SHARE:
+        return Content.DIFFERS, heat, Check("content", False, detail)
+    if result.differs.any():
+        return Content.DIFFERS_IN_PART, heat, Check("content", False, detail)
+    return Content.AGREES, heat, Check("content", True, detail)
+
+
+def boxes_of(
+    marked: NDArray[np.bool_],
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    shape: tuple[int, int],
+    geometry: Geometry,
+) -> tuple[Box, ...]:
+    """The marked cells of a grid on the upright picture, as boxes on the picture as given.
+
+    Parameters
+    ----------
+    marked : bool array (R, C)
+    rows, columns : int array (R + 1,), (C + 1,)
+        Edges of the cells, pixels of the upright picture.
+    shape : tuple of int
+        Height and width of the picture as given.
+    geometry : Geometry
+    """
+    height, width = (shape[1], shape[0]) if geometry.turns % 2 else shape
+    boxes = []
+    for row, column in np.argwhere(marked):
+        box = (int(rows[row]), int(columns[column]), int(rows[row + 1]), int(columns[column + 1]))
+        if box[0] < box[2] and box[1] < box[3]:
+            boxes.append(_as_given(box, height, width, geometry))
+    return tuple(boxes)
+
+
+def _as_given(box: Box, height: int, width: int, geometry: Geometry) -> Box:
+    top, left, bottom, right = box
+    if geometry.flipped:
+        left, right = width - right, width - left
+    for _ in range(geometry.turns % 4):
+        # a quarter turn counter-clockwise: columns become rows, counted from the right
+        top, left, bottom, right = width - right, top, width - left, bottom
+        height, width = width, height
+    return top, left, bottom, right

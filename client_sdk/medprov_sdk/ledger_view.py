@@ -1,0 +1,284 @@
+"""What the verifier asks chain and store, and what it makes of the answers.
+
+A chain or store that does not answer is a finding here and no error: the picture may still say much by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from medprov_ledger import eip712
+from medprov_ledger.config import Config
+from medprov_ledger.errors import ChainError, LedgerError, RecordError, StoreError
+from medprov_ledger.record import Record
+from medprov_sdk.verification import Check, Claim
+
+if TYPE_CHECKING:
+    from medprov_ledger.index import Entry, RecordIndex
+    from medprov_ledger.registry import Anchor, Registration
+    from medprov_ledger.store import Store
+
+
+class Registry(Protocol):
+    """What is needed of :class:`medprov_ledger.registry.Registry`."""
+
+    def anchor(self, root: bytes) -> Anchor | None:
+        """The confirmed anchor of a root."""
+
+    def anchors(self, from_block: int = 0) -> list[Anchor]:
+        """All confirmed anchors."""
+
+    def registrations(self, from_block: int = 0) -> list[Registration]:
+        """All confirmed records that were registered by themselves."""
+
+    def verify(self, root: bytes, leaf: bytes, proof: list[bytes]) -> bool:
+        """Whether the contract accepts the proof."""
+
+
+class Federation(Protocol):
+    """What is needed of :class:`medprov_ledger.federation.Federation`."""
+
+    def is_member(self, address: str, block: int | None = None) -> bool:
+        """Whether `address` is an active member, now or at the end of `block`."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """The connections to one federation's contracts."""
+
+    registry: Registry
+    federation: Federation
+
+
+@dataclass(frozen=True)
+class Found:
+    """One record that the chain proves.
+
+    Parameters
+    ----------
+    record : Record
+    claim : Claim
+    """
+
+    record: Record
+    claim: Claim
+
+
+def connect(config: Config) -> Links:
+    """Connect to the configured chain.
+
+    Raises
+    ------
+    ChainError
+    """
+    # web3 takes most of a second to import; a picture without any mark does not need it
+    from medprov_ledger.chain import Chain
+    from medprov_ledger.federation import Federation as ChainFederation
+    from medprov_ledger.registry import Registry as ChainRegistry
+
+    chain = Chain.connect(config)
+    return Links(ChainRegistry(chain), ChainFederation(chain))
+
+
+def cache_file(config: Config) -> Path:
+    """Where the index of this registry is kept between runs, in the user's cache folder."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.sha256(f"{config.chain_id} {config.registry_address.lower()}".encode()).hexdigest()[:16]
+    return base / "medprov" / f"index-{name}.sqlite"
+
+
+class LedgerView:
+    """One federation's ledger as a verifier sees it; connects at the first question.
+
+    Parameters
+    ----------
+    config : Config
+    cache : Path, str or None
+        File of the index, or ``":memory:"``; None takes :func:`cache_file`.
+    connect : callable
+        Config -> Links.
+    """
+
+    def __init__(
+        self, config: Config, cache: Path | str | None = None, connect: Callable[[Config], Links] = connect
+    ) -> None:
+        self.config = config
+        self.domain = eip712.domain(config.chain_id, config.registry_address)
+        self._cache, self._connect = cache, connect
+        self._links: Links | None = None
+        self._index: RecordIndex | None = None
+        self._store: Store | None = None
+        self.chain_trouble = ""
+        """Why the chain did not answer at the last question; empty where it did."""
+        self.store_trouble = ""
+        """Why manifests are missing from the index; empty where none is."""
+
+    @property
+    def store(self) -> Store:
+        """The configured store.
+
+        Raises
+        ------
+        StoreError
+        """
+        if self._store is None:
+            from medprov_ledger.store import open_store
+
+            self._store = open_store(self.config)
+        return self._store
+
+    def refresh(self) -> None:
+        """Bring the index up to date; what goes wrong is in `chain_trouble` and `store_trouble`."""
+        self.chain_trouble, self.store_trouble = "", ""
+        try:
+            if self._links is None:
+                self._links = self._connect(self.config)
+            key = self.config.directory_key
+            report = self._records().sync(self._links.registry, self._links.federation, self.store, key)
+            missing = [problem.reason for problem in report.problems if problem.state == "missing"]
+            self.store_trouble = missing[0] if missing else ""
+        except ChainError as error:
+            # the next question connects anew: the node may be back by then
+            self._links, self.chain_trouble = None, str(error)
+        except StoreError as error:
+            self.store_trouble = str(error)
+
+    def find(self, record_key: bytes | None, released_hash: bytes) -> list[Found]:
+        """Records of a record key or of a released picture that the chain proves, earliest anchor first.
+
+        Empty where the chain does not answer.
+        """
+        links = self._links
+        if links is None:
+            return []
+        try:
+            entries = self._records().by_released_hash(released_hash)
+            if record_key is not None:
+                entries += self._records().by_key(record_key)
+            found = {entry.leaf: self._prove(entry, links) for entry in reversed(entries)}
+            for registration in self._registrations(links):
+                record = registration.record
+                if record.released_hash == released_hash or record.key == record_key:
+                    found.setdefault(registration.record_id, self._registered(registration))
+        except ChainError as error:
+            self._links, self.chain_trouble = None, str(error)
+            return []
+        return sorted((one for one in found.values() if one is not None), key=lambda one: one.claim.block)
+
+    def payloads(self) -> list[bytes]:
+        """Payloads (12 bytes each) of all records whose directory may be read here, for list decoding."""
+        return sorted({payload for payload, _ in self._records().payloads()})
+
+    def _registrations(self, links: Links) -> list[Registration]:
+        try:
+            return links.registry.registrations()
+        except RecordError as error:
+            # one member's malformed registration must not stop the verification of everybody's pictures
+            self.store_trouble = str(error)
+            return []
+
+    def remembered(self, record_key: bytes | None, released_hash: bytes) -> list[Record]:
+        """Records that an earlier run took into the index; the chain is not asked."""
+        try:
+            entries = self._records().by_released_hash(released_hash)
+            entries += self._records().by_key(record_key) if record_key is not None else []
+        except LedgerError:
+            return []
+        return list({entry.leaf: entry.record for entry in entries}.values())
+
+    def is_member(self, address: str, block: int | None = None) -> bool | None:
+        """Whether `address` is a member (at `block`); None where the chain does not answer."""
+        if self._links is None:
+            return None
+        try:
+            return self._links.federation.is_member(address, block)
+        except ChainError as error:
+            self._links, self.chain_trouble = None, str(error)
+            return None
+
+    def name(self, address: str) -> str | None:
+        """The member's name, where the configuration has it."""
+        hospitals = self.config.hospitals.values()
+        return next((one.name for one in hospitals if one.address.lower() == address.lower()), None)
+
+    def _records(self) -> RecordIndex:
+        if self._index is None:
+            from medprov_ledger.index import RecordIndex
+
+            self._index = self._open(RecordIndex)
+        return self._index
+
+    def _open(self, index: type[RecordIndex]) -> RecordIndex:
+        if self._cache is not None:
+            return index(self._cache, self.domain)
+        file = cache_file(self.config)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return index(file, self.domain)
+        except (OSError, RecordError):
+            # the index only saves time: a read-only home or a damaged file must not stop a verification
+            return index(":memory:", self.domain)
+
+    def _prove(self, entry: Entry, links: Links) -> Found | None:
+        """The entry, if signature, proof, anchor and membership hold now; the index file is not trusted."""
+        record = entry.record
+        try:
+            signer = eip712.recover_record(record, entry.signature, self.domain)
+        except RecordError:
+            return None
+        anchor = links.registry.anchor(entry.root)
+        if record.leaf(self.domain) != entry.leaf or signer != record.owner:
+            return None
+        if anchor is None or anchor.owner.lower() != record.owner.lower():
+            return None
+        if not links.registry.verify(entry.root, entry.leaf, list(entry.proof)):
+            return None
+        if not links.federation.is_member(record.owner, anchor.block):
+            return None
+        claim = Claim(
+            owner=record.owner,
+            member=self.name(record.owner),
+            record_id="0x" + entry.leaf.hex(),
+            record=record.to_json(),
+            transaction=anchor.tx_hash or entry.anchor.tx_hash,
+            block=anchor.block,
+            time=anchor.time,
+            manifest=anchor.cid,
+        )
+        return Found(record, claim)
+
+    def _registered(self, one: Registration) -> Found | None:
+        """A record that a member registered by itself: the contract has checked owner and membership."""
+        record = one.record
+        if record.leaf(self.domain) != one.record_id:
+            return None
+        claim = Claim(
+            owner=record.owner,
+            member=self.name(record.owner),
+            record_id="0x" + one.record_id.hex(),
+            record=record.to_json(),
+            transaction=one.tx_hash,
+            block=one.block,
+            time=one.time,
+            manifest="",
+        )
+        return Found(record, claim)
+
+
+def describe(found: Found, domain: eip712.Domain) -> Check:
+    """The check that a proved record stands for."""
+    claim = found.claim
+    where = f"block {claim.block}, transaction {claim.transaction or 'unknown'}"
+    how = "in a batch whose root the contract holds" if claim.manifest else "registered by itself"
+    return Check("record anchored", True, f"{how} ({where}, chain {domain.chain_id}), owner a member at that block")

@@ -1,0 +1,365 @@
+"""The verifier: read, extract, look up, compare, decide."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from medprov_ledger import eip712
+from medprov_ledger.config import Config
+from medprov_ledger.errors import RecordError, StoreError
+from medprov_ledger.sealing import PayloadKeys, payload_keys
+from medprov_sdk import content
+from medprov_sdk.errors import UnreadableError
+from medprov_sdk.ledger_view import Found, LedgerView, describe
+from medprov_sdk.verdict import Content, Findings, Ledger, Mark, Seal, Signer, decide
+from medprov_sdk.verification import Check, FalseAlarm, Verification
+from medprov_watermark import detection, media
+from medprov_watermark.errors import MediaError
+from medprov_watermark.geometry import ALL as ORIENTATIONS
+from medprov_watermark.geometry import Geometry
+from medprov_watermark.hashing import content_hash
+from medprov_watermark.payload import Payload, commitment, find_in
+from medprov_watermark.pixels import Pixels, Samples
+
+if TYPE_CHECKING:
+    from medprov_watermark.watermarker import DualWatermarker, Extraction, Integrity
+
+UPRIGHT = Geometry()
+MOST_COMPARED = 4
+"""Records of one payload whose evidence is compared; an owner that anchors more under one payload gains nothing."""
+
+
+class Watermarker(Protocol):
+    """What is needed of :class:`medprov_watermark.watermarker.DualWatermarker`."""
+
+    def extract(self, image: Samples) -> Extraction:
+        """Both marks of a picture."""
+
+    def integrity(self, image: Samples) -> Integrity:
+        """W2 alone."""
+
+
+@dataclass
+class _Work:
+    """What is known so far of one picture."""
+
+    image: Samples
+    checks: list[Check] = field(default_factory=list)
+    offline: list[str] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def check(self, name: str, passed: bool | None, detail: str) -> None:
+        self.checks.append(Check(name, passed, detail))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + round((time.perf_counter() - start) * 1000, 2)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the picture says about itself."""
+
+    extraction: Extraction
+    seal: Seal
+    integrity: Integrity
+    stands: Geometry
+    """How the picture stands to the one that the seal and the evidence are about."""
+    payload: Payload | None
+    released_hash: bytes
+    """Content hash of the picture in the orientation in which its seal was found."""
+
+
+class Verifier:
+    """Verifies pictures against one federation's ledger; reuse it for many pictures.
+
+    Parameters
+    ----------
+    watermarker : Watermarker
+    ledger : LedgerView
+    """
+
+    def __init__(self, watermarker: Watermarker, ledger: LedgerView) -> None:
+        self.watermarker, self.ledger = watermarker, ledger
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str] | None = None, *, cache: Path | str | None = None) -> Verifier:
+        """A verifier for the federation that a configuration file names.
+
+        Parameters
+        ----------
+        path : path or None
+            None searches as :meth:`medprov_ledger.config.Config.load` does.
+        cache : path or None
+            File of the record index; None takes the user's cache folder, ``":memory:"`` keeps nothing.
+
+        Raises
+        ------
+        ConfigError
+        WeightsError
+        """
+        config = Config.load(path)
+        from medprov_watermark.watermarker import DualWatermarker as Loaded
+
+        watermarker: DualWatermarker = Loaded.load()
+        return cls(watermarker, LedgerView(config, cache))
+
+    def verify(self, image: str | os.PathLike[str] | Pixels | Samples, *, source: str | None = None) -> Verification:
+        """Verify one picture.
+
+        Parameters
+        ----------
+        image : path, Pixels, or uint8 or uint16 array (H, W) or (H, W, 3)
+        source : str or None
+            Name of the picture in the result; None takes the file's name.
+
+        Raises
+        ------
+        UnreadableError
+            The file or array is not a picture. All else becomes part of the verdict.
+        """
+        stages: dict[str, float] = {}
+        start = time.perf_counter()
+        samples, bits, name = _samples(image)
+        stages["read"] = round((time.perf_counter() - start) * 1000, 2)
+        work = _Work(samples, stages=stages)
+        read = self._read(work)
+        with work.stage("chain"):
+            self.ledger.refresh()
+        read, corrected = self._search(work, read)
+        keys = self._keys(work, read)
+        with work.stage("chain"):
+            found = self.ledger.find(keys.record_key if keys else None, read.released_hash)
+        signer, address = self._signer(work, read, found)
+        ledger, chosen = self._ledger(work, read, found, address)
+        compared = content.Compared()
+        if ledger is Ledger.CONFIRMED and keys is not None and not _proved(read, signer, chosen):
+            chosen, compared = self._compare(work, read, keys, found)
+            work.checks.extend(compared.checks)
+        if chosen is not None:
+            work.checks.append(describe(chosen, self.ledger.domain))
+        elif self.ledger.chain_trouble and (keys is not None or read.seal in (Seal.INTACT, Seal.TURNED)):
+            self._remember(work, read, keys)
+        findings = Findings(
+            seal=read.seal,
+            mark=_mark(read),
+            signer=signer,
+            ledger=ledger,
+            same_pixels=chosen is not None and chosen.record.released_hash == read.released_hash,
+            blocks=compared.blocks,
+            content=compared.content,
+        )
+        verdict, reason = decide(findings)
+        stages["total"] = round((time.perf_counter() - start) * 1000, 2)
+        return Verification(
+            verdict=verdict,
+            reason=reason,
+            source=source if source is not None else name,
+            height=samples.shape[0],
+            width=samples.shape[1],
+            channels=1 if samples.ndim == 2 else 3,
+            bits=bits,
+            content_hash="0x" + content_hash(samples).hex(),
+            payload=read.payload.data.hex() if read.payload else None,
+            corrected_bits=corrected,
+            presence=round(float(read.extraction.presence), 2),
+            geometry=str(read.stands),
+            seal=read.seal.value,
+            signer=address,
+            record=chosen.claim if chosen else None,
+            claims=tuple(one.claim for one in found),
+            model=_model(read, chosen),
+            checks=tuple(work.checks),
+            proved_offline=tuple(work.offline),
+            heat=compared.heat,
+            false_alarm=FalseAlarm(detection.COMPUTED_FALSE_ALARM, detection.MEASURED_FALSE_ALARM),
+            milliseconds=stages,
+        )
+
+    def _read(self, work: _Work) -> _Read:
+        """Both marks; the seal also in the orientation that the pilots found."""
+        with work.stage("extract"):
+            extraction = self.watermarker.extract(work.image)
+            integrity, seal, stands = extraction.integrity, Seal(extraction.integrity.state), UPRIGHT
+            if seal is not Seal.INTACT and extraction.presence >= detection.THRESHOLD:
+                stands = extraction.geometry
+            if seal is not Seal.INTACT and not stands.identity:
+                turned = self.watermarker.integrity(stands.undo(work.image))
+                if turned.state == "intact":
+                    integrity, seal = turned, Seal.TURNED
+        sealed = seal in (Seal.INTACT, Seal.TURNED)
+        with work.stage("hash"):
+            released_hash = content_hash(stands.undo(work.image) if seal is Seal.TURNED else work.image)
+        # a broken seal's payload is only a hint where to look; the comparison of the content decides
+        payload = integrity.payload if sealed else extraction.payload or integrity.payload
+        present = extraction.presence >= detection.THRESHOLD
+        work.check(
+            "ownership mark",
+            present or None,
+            f"pilot score {extraction.presence:.1f} (threshold {detection.THRESHOLD:.1f}), {stands}, "
+            + (f"{extraction.corrected} of 128 bits corrected" if extraction.payload else "payload not read"),
+        )
+        if sealed:
+            turn = ", once the picture is turned back" if seal is Seal.TURNED else ""
+            work.check("integrity mark", True, "every sample is as it was sealed" + turn)
+            work.offline.append("no sample has changed since the integrity mark was put in")
+        else:
+            passed = False if seal is Seal.BROKEN else None
+            work.check("integrity mark", passed, integrity.reason or "no integrity mark")
+        if sealed and extraction.payload is not None:
+            same = extraction.payload == integrity.payload
+            detail = "both marks carry the same payload" if same else "the two marks carry different payloads"
+            work.check("marks belong together", same, detail)
+        return _Read(extraction, seal, integrity, stands, payload, released_hash)
+
+    def _search(self, work: _Work, read: _Read) -> tuple[_Read, int]:
+        """Where the pilots find a mark that the error correction cannot read: list decoding against the directory."""
+        if read.payload is not None or read.extraction.presence < detection.THRESHOLD:
+            return read, read.extraction.corrected
+        with work.stage("search"):
+            known = [Payload.from_data(data) for data in self.ledger.payloads()]
+            found = find_in(read.extraction.soft_bits, known, len(ORIENTATIONS))
+        if found is None:
+            work.check("list decoding", None, f"none of {len(known)} known payloads answers")
+            return read, read.extraction.corrected
+        work.check("list decoding", True, f"one of {len(known)} known payloads, {found.corrected_bits} bits corrected")
+        return replace(read, payload=found.payload), found.corrected_bits
+
+    def _keys(self, work: _Work, read: _Read) -> PayloadKeys | None:
+        if read.payload is None:
+            return None
+        with work.stage("keys"):
+            return payload_keys(read.payload.data, self.ledger.config.federation_id)
+
+    def _signer(self, work: _Work, read: _Read, found: list[Found]) -> tuple[Signer, str | None]:
+        """Who signed the seal, and whether that is a member (at the anchor's block, where there is a record)."""
+        mark, signature, payload = read.integrity.image_mark, read.integrity.signature, read.integrity.payload
+        if read.seal not in (Seal.INTACT, Seal.TURNED) or mark is None or signature is None or payload is None:
+            return Signer.NONE, None
+        if mark.payload_commitment != commitment(payload):
+            work.check("signature", False, "it is for another payload than the one in the picture")
+            return Signer.FOREIGN, None
+        try:
+            address = eip712.recover_image_mark(mark, signature, self.ledger.domain)
+        except RecordError as error:
+            work.check("signature", False, str(error))
+            return Signer.FOREIGN, None
+        work.offline.append(f"the integrity mark is signed by {address} for chain {self.ledger.domain.chain_id}")
+        if any(one.record.owner == address for one in found):
+            # find() has asked for the owner's membership at the anchor's block
+            work.check("signature", True, f"by {address}, a member at the anchor's block")
+            return Signer.MEMBER, address
+        member = self.ledger.is_member(address)
+        if member is None:
+            work.check("signature", None, f"by {address}; the members could not be asked")
+            return Signer.UNCHECKED, address
+        work.check("signature", member, f"by {address}, {'a member now' if member else 'not a member'}")
+        return (Signer.MEMBER if member else Signer.FOREIGN), address
+
+    def _ledger(self, work: _Work, read: _Read, found: list[Found], signer: str | None) -> tuple[Ledger, Found | None]:
+        """What chain and index say, and the record that they say it of."""
+        owners = {one.record.owner for one in found}
+        if len(owners) > 1:
+            first = f"the earliest anchor is of {found[0].record.owner} in block {found[0].claim.block}"
+            work.check("one owner", False, f"{len(owners)} owners claim this picture; {first}")
+            return Ledger.CONFLICT, found[0]
+        same = [one for one in found if one.record.released_hash == read.released_hash]
+        if found:
+            chosen = (same or found)[0]
+            mark = read.integrity.image_mark
+            if signer is not None and signer != chosen.record.owner and self.ledger.is_member(signer):
+                work.check("signer is the owner", False, f"signed by {signer}, recorded by {chosen.record.owner}")
+                return Ledger.MISMATCH, chosen
+            if same and mark is not None and not _agrees(chosen, mark.marked_hash, mark.cover_hash, mark.model):
+                work.check("record and seal agree", False, "the record's hashes are not those of the integrity mark")
+                return Ledger.MISMATCH, chosen
+            return Ledger.CONFIRMED, chosen
+        if self.ledger.chain_trouble:
+            work.check("chain asked", None, self.ledger.chain_trouble)
+            return Ledger.CHAIN_AWAY, None
+        if self.ledger.store_trouble:
+            work.check("manifests fetched", None, self.ledger.store_trouble)
+            return Ledger.STORE_AWAY, None
+        work.check("record found", False if read.payload else None, "no confirmed record of this payload or picture")
+        return Ledger.NONE, None
+
+    def _compare(
+        self, work: _Work, read: _Read, keys: PayloadKeys, found: list[Found]
+    ) -> tuple[Found, content.Compared]:
+        """Compare with the evidence of every record of this payload; the best counts."""
+        with work.stage("evidence"):
+            try:
+                store = self.ledger.store
+            except StoreError as error:
+                trouble = Check("evidence fetched", False, str(error))
+                return found[0], content.Compared(content=Content.UNREACHABLE, checks=(trouble,))
+            ours = [one for one in found if one.record.key == keys.record_key] or found[:1]
+            results = [
+                (one, content.compare(one.record, keys, store, work.image, read.stands)) for one in ours[:MOST_COMPARED]
+            ]
+        return min(results, key=lambda result: result[1].differing)
+
+    def _remember(self, work: _Work, read: _Read, keys: PayloadKeys | None) -> None:
+        for record in self.ledger.remembered(keys.record_key if keys else None, read.released_hash):
+            same = "of exactly these pixels" if record.released_hash == read.released_hash else "of this payload"
+            work.offline.append(f"an earlier run saw a record {same} by {record.owner}; it could not be confirmed now")
+
+
+def _samples(image: str | os.PathLike[str] | Pixels | Samples) -> tuple[Samples, int, str]:
+    """Samples, bits stored and name of what was given."""
+    if isinstance(image, Pixels):
+        return image.array, image.bits, "pixels"
+    if isinstance(image, np.ndarray):
+        fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+        if image.dtype not in (np.uint8, np.uint16) or not fits or image.size == 0:
+            raise UnreadableError(
+                f"array of shape {image.shape} and type {image.dtype}: give (H, W) or (H, W, 3) of uint8 or uint16"
+            )
+        return np.ascontiguousarray(image), image.dtype.itemsize * 8, "array"
+    try:
+        pixels = media.read(image)
+    except MediaError as error:
+        raise UnreadableError(str(error)) from None
+    return pixels.array, pixels.bits, Path(image).name
+
+
+def _mark(read: _Read) -> Mark:
+    if read.payload is not None:
+        return Mark.READ
+    return Mark.UNREADABLE if read.extraction.presence >= detection.THRESHOLD else Mark.ABSENT
+
+
+def _proved(read: _Read, signer: Signer, chosen: Found | None) -> bool:
+    """Whether seal and record settle it, so that the evidence need not be fetched."""
+    return (
+        chosen is not None
+        and read.seal in (Seal.INTACT, Seal.TURNED)
+        and signer in (Signer.MEMBER, Signer.NONE)
+        and chosen.record.released_hash == read.released_hash
+    )
+
+
+def _agrees(found: Found, marked_hash: bytes, cover_hash: bytes, model: bytes) -> bool:
+    record = found.record
+    # the short form of the seal holds no cover hash
+    cover = not any(cover_hash) or record.cover_hash == cover_hash
+    return record.marked_hash == marked_hash and cover and record.model == model
+
+
+def _model(read: _Read, chosen: Found | None) -> str | None:
+    if chosen is not None:
+        return "0x" + chosen.record.model.hex()
+    mark = read.integrity.image_mark
+    return "0x" + mark.model.hex() if mark is not None else None

@@ -1,0 +1,396 @@
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medprov_ledger.config import Config
+from medprov_ledger.errors import ConfigError, RecordError, StoreError
+from medprov_ledger.registry import Registration
+from medprov_sdk import Reason, Verdict, Verifier
+from medprov_sdk.errors import UnreadableError
+from medprov_sdk.ledger_view import cache_file
+from medprov_watermark.geometry import ALL, Geometry
+from medprov_watermark.payload import Payload
+from medprov_watermark.pixels import Pixels
+from medprov_watermark.watermarker import Integrity
+
+
+def jpeg(image: Any, quality: int = 60) -> Any:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(io.BytesIO(buffer.getvalue())))
+
+
+def lesion(image: Any) -> Any:
+    changed = image.astype(np.int16)
+    changed[60:100, 80:124] = np.where(changed[60:100, 80:124] < 128, 230, 20)
+    return changed.astype(np.uint8)
+
+
+def test_authentic(world: Any) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    result = world.verifier.verify(image)
+    assert (result.verdict, result.reason) == (Verdict.AUTHENTIC, Reason.SIGNED_AND_ANCHORED)
+    assert (result.owner, result.member, result.signer) == (world.alice.address, "alice", world.alice.address)
+    assert (result.transaction, result.block) == ("0x" + "ab" * 32, 10)
+    assert result.payload == world.payload.data.hex()
+    assert result.evidence_cid and result.bundle_cid is None
+    assert all(check.passed is not False for check in result.checks)
+    assert {"read", "extract", "keys", "chain", "total"} <= set(result.milliseconds)
+
+
+def test_a_seal_without_signature_is_authentic_by_the_released_hash(world: Any) -> None:
+    image = world.phantom()
+    world.reader.say(image, world.payload, world.seal(image, None))
+    world.anchor(world.alice, world.record(image, world.alice))
+    result = world.verifier.verify(image)
+    assert (result.verdict, result.reason) == (Verdict.AUTHENTIC, Reason.RELEASED_HASH)
+
+
+def test_recompressed_is_derived(world: Any) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    copy = jpeg(image)
+    world.reader.say(copy, world.payload)
+    result = world.verifier.verify(copy)
+    assert (result.verdict, result.reason) == (Verdict.AUTHENTIC_DERIVED, Reason.CONTENT_AGREES)
+    assert [heat.boxes for heat in result.heat] == [()]
+
+
+def test_one_changed_sample_is_tampered_and_its_block_is_named(world: Any) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    changed = image.copy()
+    changed[70, 40] ^= 1
+    world.reader.say(changed, world.payload, Integrity("broken", payload=world.payload, reason="samples were changed"))
+    result = world.verifier.verify(changed)
+    assert (result.verdict, result.reason) == (Verdict.TAMPERED, Reason.BLOCKS_DIFFER)
+    assert result.heat[0].boxes == ((64, 32, 96, 64),)
+
+
+def test_a_lesion_under_jpeg_is_tampered_and_localised(world: Any) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    changed = jpeg(lesion(image))
+    world.reader.say(changed, world.payload)
+    result = world.verifier.verify(changed)
+    assert (result.verdict, result.reason) == (Verdict.TAMPERED, Reason.CONTENT_DIFFERS_IN_PART)
+    (heat,) = result.heat
+    assert heat.kind == "cells" and 0 < heat.share < 0.2
+    for top, left, bottom, right in heat.boxes:
+        assert top < 110 and bottom > 50 and left < 134 and right > 70
+
+
+def test_the_mark_on_another_picture_is_a_copied_mark(world: Any) -> None:
+    world.release(world.phantom(1), world.alice)
+    other = world.phantom(2)
+    world.reader.say(other, world.payload)
+    result = world.verifier.verify(other)
+    assert (result.verdict, result.reason) == (Verdict.COPIED_MARK, Reason.CONTENT_DIFFERS)
+
+
+@pytest.mark.parametrize("geometry", ALL[1:], ids=str)
+def test_turned_without_loss_is_derived_with_exact_pixels(world: Any, geometry: Geometry) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    turned = geometry.apply(image)
+    world.reader.say(turned, world.payload, geometry=geometry)
+    result = world.verifier.verify(turned)
+    assert (result.verdict, result.reason) == (Verdict.AUTHENTIC_DERIVED, Reason.TURNED_PIXELS_EXACT)
+    assert result.seal == "turned" and result.geometry == str(geometry)
+
+
+@pytest.mark.parametrize("geometry", ALL, ids=str)
+def test_boxes_lie_on_the_picture_as_it_was_given(world: Any, geometry: Geometry) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    changed = image.copy()
+    changed[70, 40] ^= 1
+    turned = geometry.apply(changed)
+    world.reader.say(turned, world.payload, geometry=geometry)
+    ((top, left, bottom, right),) = world.verifier.verify(turned).heat[0].boxes
+    inside = np.zeros(turned.shape, bool)
+    inside[top:bottom, left:right] = True
+    wanted = np.zeros(image.shape, bool)
+    wanted[64:96, 32:64] = True
+    assert np.array_equal(inside, geometry.apply(wanted))
+
+
+def test_two_owners_of_one_payload_conflict_and_the_earlier_anchor_is_named(world: Any) -> None:
+    image = world.phantom()
+    world.release(image, world.bob)
+    world.anchor(world.alice, world.record(world.phantom(3), world.alice))
+    result = world.verifier.verify(image)
+    assert (result.verdict, result.reason) == (Verdict.CONFLICTING_CLAIMS, Reason.SEVERAL_OWNERS)
+    assert result.owner == world.bob.address
+    assert [claim.owner for claim in result.claims] == [world.bob.address, world.alice.address]
+
+
+def test_two_records_of_one_owner_do_not_conflict_and_the_fitting_one_counts(world: Any) -> None:
+    world.anchor(world.alice, world.record(world.phantom(5), world.alice))
+    image = world.phantom()
+    world.release(image, world.alice)
+    assert world.verifier.verify(image).verdict is Verdict.AUTHENTIC
+    copy = jpeg(image)
+    world.reader.say(copy, world.payload)
+    result = world.verifier.verify(copy)
+    assert result.verdict is Verdict.AUTHENTIC_DERIVED
+    assert result.block == 11
+
+
+def test_a_strangers_signature_is_not_lent_a_members_name(world: Any) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    again = jpeg(image, 95)
+    world.reader.say(again, world.payload, world.seal(again, world.mallory))
+    result = world.verifier.verify(again)
+    assert (result.verdict, result.reason) == (Verdict.UNVERIFIABLE, Reason.FOREIGN_SIGNATURE)
+    assert result.signer == world.mallory.address
+
+
+def test_another_members_seal_on_a_recorded_payload_is_a_mismatch(world: Any) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    again = jpeg(image, 95)
+    world.reader.say(again, world.payload, world.seal(again, world.bob))
+    result = world.verifier.verify(again)
+    assert (result.verdict, result.reason) == (Verdict.UNVERIFIABLE, Reason.RECORD_MISMATCH)
+
+
+def test_a_signature_for_another_payload_is_foreign(world: Any) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    seal = world.seal(image, world.alice)
+    world.reader.say(image, world.payload, replace(seal, payload=Payload(b"otherone", b"seri")))
+    result = world.verifier.verify(image)
+    assert result.verdict is Verdict.UNVERIFIABLE
+    assert any(check.name == "signature" and check.passed is False for check in result.checks)
+
+
+def test_a_record_with_other_hashes_than_the_seal_is_a_mismatch(world: Any) -> None:
+    image = world.phantom()
+    world.reader.say(image, world.payload, world.seal(image, world.alice))
+    world.anchor(world.alice, world.record(image, world.alice, marked_hash=b"x" * 32))
+    assert world.verifier.verify(image).reason is Reason.RECORD_MISMATCH
+
+
+def test_sealed_but_not_yet_anchored(world: Any) -> None:
+    image = world.phantom()
+    world.reader.say(image, world.payload, world.seal(image, world.alice))
+    result = world.verifier.verify(image)
+    assert (result.verdict, result.reason) == (Verdict.UNVERIFIABLE, Reason.NO_RECORD)
+    assert any(world.alice.address in line for line in result.proved_offline)
+
+
+def test_the_anchor_of_a_stranger_counts_for_nothing(world: Any) -> None:
+    image = world.phantom()
+    world.release(image, world.mallory)
+    result = world.verifier.verify(image)
+    assert (result.verdict, result.reason) == (Verdict.UNVERIFIABLE, Reason.FOREIGN_SIGNATURE)
+    assert result.claims == ()
+
+
+def test_a_proof_that_the_contract_refuses_counts_for_nothing(world: Any) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    world.contracts.forged = True
+    assert world.verifier.verify(image).reason is Reason.NO_RECORD
+
+
+def test_chain_away_says_what_holds_offline_and_comes_back(make_world: Callable[..., Any], tmp_path: Path) -> None:
+    world = make_world(tmp_path / "index.sqlite")
+    image = world.phantom()
+    world.release(image, world.alice)
+    assert world.verifier.verify(image).verdict is Verdict.AUTHENTIC
+    world.contracts.away = True
+    result = world.verifier.verify(image)
+    assert (result.verdict, result.reason) == (Verdict.UNVERIFIABLE, Reason.CHAIN_UNREACHABLE)
+    assert any("no sample has changed" in line for line in result.proved_offline)
+    assert any("an earlier run saw a record of exactly these pixels" in line for line in result.proved_offline)
+    world.contracts.away = False
+    assert world.verifier.verify(image).verdict is Verdict.AUTHENTIC
+
+
+def test_a_chain_away_does_not_make_an_unmarked_picture_suspicious(world: Any) -> None:
+    world.contracts.away = True
+    assert world.verifier.verify(world.phantom()).verdict is Verdict.UNKNOWN
+
+
+def test_a_missing_manifest_is_the_stores_fault_and_heals(world: Any, tmp_path: Path) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    (tmp_path / "blocks").rename(tmp_path / "elsewhere")
+    result = world.verifier.verify(image)
+    assert (result.verdict, result.reason) == (Verdict.UNVERIFIABLE, Reason.STORE_UNREACHABLE)
+    (tmp_path / "elsewhere").rename(tmp_path / "blocks")
+    assert world.verifier.verify(image).verdict is Verdict.AUTHENTIC
+
+
+def test_evidence_that_is_gone_leaves_the_content_open(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    world.verifier.verify(image)
+    (tmp_path / "blocks").rename(tmp_path / "elsewhere")
+    copy = jpeg(image)
+    world.reader.say(copy, world.payload)
+    result = world.verifier.verify(copy)
+    assert (result.verdict, result.reason) == (Verdict.UNVERIFIABLE, Reason.EVIDENCE_UNREACHABLE)
+    # the untouched picture needs no evidence
+    assert world.verifier.verify(image).verdict is Verdict.AUTHENTIC
+
+
+def test_a_store_that_cannot_be_opened_leaves_the_content_open(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    copy = jpeg(image)
+    world.reader.say(copy, world.payload)
+    world.verifier.verify(copy)
+
+    def closed(_: Config) -> None:
+        raise StoreError("store: unusable")
+
+    monkeypatch.setattr("medprov_ledger.store.open_store", closed)
+    monkeypatch.setattr(world.verifier.ledger, "_store", None)
+    assert world.verifier.verify(copy).reason is Reason.EVIDENCE_UNREACHABLE
+
+
+def test_evidence_of_another_payload_does_not_open(world: Any) -> None:
+    image = world.phantom()
+    other = world.record(image, world.alice, Payload(b"otherone", b"seri"))
+    world.anchor(world.alice, world.record(image, world.alice, evidence_cid=other.evidence_cid))
+    copy = jpeg(image)
+    world.reader.say(copy, world.payload)
+    assert world.verifier.verify(copy).reason is Reason.EVIDENCE_UNREADABLE
+
+
+def test_a_flat_picture_is_not_compared(world: Any) -> None:
+    flat = np.full((192, 224), 90, np.uint8)
+    world.anchor(world.alice, world.record(flat, world.alice))
+    copy = flat + np.uint8(1)
+    world.reader.say(copy, world.payload)
+    result = world.verifier.verify(copy)
+    assert (result.verdict, result.reason) == (Verdict.AUTHENTIC_DERIVED, Reason.CONTENT_NOT_COMPARED)
+
+
+def test_a_single_registration_counts(world: Any) -> None:
+    image = world.phantom()
+    world.reader.say(image, world.payload, world.seal(image, world.alice))
+    record = world.record(image, world.alice)
+    registration = Registration(record.leaf(world.domain), record, 7, 1_700_000_050, "0x" + "cd" * 32)
+    world.contracts.registered.append(registration)
+    result = world.verifier.verify(image)
+    assert result.verdict is Verdict.AUTHENTIC
+    assert result.record is not None and (result.record.block, result.record.manifest) == (7, "")
+
+
+def test_a_registration_under_a_false_id_is_left_out(world: Any) -> None:
+    image = world.phantom()
+    world.reader.say(image, world.payload, world.seal(image, world.alice))
+    record = world.record(image, world.alice)
+    world.contracts.registered.append(Registration(b"z" * 32, record, 7, 1_700_000_050, "0x" + "cd" * 32))
+    assert world.verifier.verify(image).reason is Reason.NO_RECORD
+
+
+def test_one_malformed_registration_stops_nobody(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def malformed() -> None:
+        raise RecordError("evidence_cid: not a CID")
+
+    image = world.phantom()
+    world.release(image, world.alice)
+    monkeypatch.setattr(world.contracts, "registrations", malformed)
+    assert world.verifier.verify(image).verdict is Verdict.AUTHENTIC
+    world.reader.say(world.phantom(7), Payload(b"otherone", b"seri"))
+    assert world.verifier.verify(world.phantom(7)).reason is Reason.STORE_UNREACHABLE
+
+
+def test_a_mark_too_weak_to_read(world: Any) -> None:
+    image = world.phantom()
+    world.reader.say(image, None, presence=9.0)
+    result = world.verifier.verify(image)
+    assert (result.verdict, result.reason) == (Verdict.UNVERIFIABLE, Reason.MARK_UNREADABLE)
+
+
+def test_unknown_states_both_bounds(world: Any) -> None:
+    result = world.verifier.verify(world.phantom())
+    assert (result.verdict, result.reason) == (Verdict.UNKNOWN, Reason.NOTHING_FOUND)
+    assert 0 < result.false_alarm.computed < 1e-8
+    assert 0 < result.false_alarm.measured < 1
+
+
+def test_path_pixels_and_array_give_the_same(world: Any, tmp_path: Path) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    pixels = Pixels(image, 8, (0, 255), None, None, "image/png")
+    results = [world.verifier.verify(given) for given in (tmp_path / "a.png", str(tmp_path / "a.png"), pixels, image)]
+    assert {result.verdict for result in results} == {Verdict.AUTHENTIC}
+    assert len({result.content_hash for result in results}) == 1
+    assert [result.source for result in results] == ["a.png", "a.png", "pixels", "array"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [np.zeros((4, 4), np.float64), np.zeros((4,), np.uint8), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4), np.uint8)],
+)
+def test_what_is_not_a_picture_is_refused(world: Any, given: Any) -> None:
+    with pytest.raises(UnreadableError):
+        world.verifier.verify(given)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"not a picture"])
+def test_a_damaged_file_is_refused_by_name(world: Any, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "bad.png"
+    file.write_bytes(content)
+    with pytest.raises(UnreadableError, match=r"bad\.png"):
+        world.verifier.verify(file)
+
+
+def test_the_index_is_kept_in_the_users_cache_and_does_without_it(
+    make_world: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    world = make_world(None)
+    image = world.phantom()
+    world.release(image, world.alice)
+    assert world.verifier.verify(image).verdict is Verdict.AUTHENTIC
+    file = cache_file(world.config)
+    assert file.is_file() and file.is_relative_to(tmp_path / "cache")
+    assert cache_file(replace(world.config, chain_id=1)) != file
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file, not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    again = make_world(None)
+    again.release(image, again.alice)
+    assert again.verifier.verify(image).verdict is Verdict.AUTHENTIC
+
+
+def test_a_forged_index_file_proves_nothing(make_world: Callable[..., Any], tmp_path: Path) -> None:
+    import sqlite3
+
+    file = tmp_path / "index.sqlite"
+    world = make_world(file)
+    image = world.phantom()
+    world.release(image, world.alice)
+    assert world.verifier.verify(image).verdict is Verdict.AUTHENTIC
+    forged = hashlib.sha3_256(b"forged").digest()
+    with sqlite3.connect(file) as db:
+        text = db.execute("SELECT record FROM records").fetchone()[0]
+        changed = text.replace(world.record(image, world.alice).model.hex(), forged.hex())
+        assert changed != text
+        db.execute("UPDATE records SET record = ?", (changed,))
+    assert world.verifier.verify(image).reason is Reason.NO_RECORD
+
+
+def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml"):
+        Verifier.from_config(tmp_path / "nowhere.toml")
