@@ -1,0 +1,133 @@
+"""Restoration bit for bit: real pictures of a folder, DICOM files, odd sizes and depths, with 1 and 2 threads.
+
+    python -m benchmarks.restore [--images DIR] [--dicom DIR] [--split validation|all] [--json FILE] [--quick]
+
+Without folders: generated phantoms and what ships with pydicom. Each picture is marked in this process and restored
+in two others, one with one thread and one with two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import images
+from medprov_watermark import media
+from medprov_watermark.errors import WatermarkError
+from medprov_watermark.hashing import perceptual_hash
+from medprov_watermark.payload import Payload
+from medprov_watermark.watermarker import DualWatermarker
+
+_CHILD = """
+import sys
+from pathlib import Path
+from typing import Any
+import numpy as np
+from medprov_watermark.watermarker import DualWatermarker
+wm = DualWatermarker.load(device="cpu", threads=int(sys.argv[1]))
+for path in sorted(Path(sys.argv[2]).glob("*.npz")):
+    data = np.load(path)
+    try:
+        same = np.array_equal(wm.restore(data["marked"]), data["cover"])
+    except Exception as error:  # counted as a failure and named
+        print(path.stem, "failed:", error)
+        continue
+    print(path.stem, "same" if same else "DIFFERS")
+"""
+
+
+def phantom(height: int, width: int, bits: int, colour: bool, seed: int) -> NDArray[np.unsignedinteger]:
+    """Smooth blobs and noise over the whole range of the depth."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    shape = (height, width, 3) if colour else (height, width)
+    field = np.zeros(shape)
+    for _ in range(12):
+        cy, cx, s = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.03, 0.3)
+        blob = np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * s * s))
+        field += (blob[..., None] if colour else blob) * rng.uniform(-0.5, 1, shape[2:] if colour else ())
+    field = (field - field.min()) / (np.ptp(field) + 1e-9)
+    top = 2**bits - 1
+    noisy = np.clip(field * top + rng.normal(0, top / 120, shape), 0, top)
+    return np.asarray(np.rint(noisy), np.uint8 if bits == 8 else np.uint16)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--dicom", type=Path)
+    parser.add_argument("--split", choices=["validation", "all"], default="all")
+    parser.add_argument("--per-modality", type=int)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    cases: list[tuple[str, NDArray[Any], dict[str, Any]]] = []
+    sizes = [(64, 64), (67, 129)] if args.quick else [(64, 64), (67, 129), (512, 512), (1411, 1411)]
+    for seed, (height, width) in enumerate(sizes):
+        for bits in (8, 12, 16):
+            name = f"phantom_{height}x{width}_{bits}bit"
+            cases.append((name, phantom(height, width, bits, False, seed), {"value_range": (0, 2**bits - 1)}))
+        cases.append((f"phantom_{height}x{width}_rgb", phantom(height, width, 8, True, seed), {}))
+    if args.images:
+        for path in images.choose(args.images, args.split, 1 if args.quick else args.per_modality):
+            cases.append((f"{images.modality(path, args.images)}_{path.stem}", images.read(path), {}))
+    folder = args.dicom
+    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder else []
+    skipped = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if not files:
+            from pydicom.data import get_testdata_file
+
+            files = [Path(str(get_testdata_file(n))) for n in ("CT_small.dcm", "MR_small.dcm", "examples_overlay.dcm")]
+        for path in files[:2] if args.quick else files:
+            try:
+                pixels = media.read(path)
+            except WatermarkError as error:
+                skipped.append(str(error))
+                continue
+            limits: dict[str, Any] = {"value_range": pixels.value_range, "padding": pixels.padding}
+            cases.append((f"dicom_{path.stem}", pixels.array, limits))
+    wm = DualWatermarker.load(device="cpu")
+    refused = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for i, (name, cover, limits) in enumerate(cases):
+            payload = Payload(perceptual_hash(cover), i.to_bytes(4, "big"))
+            try:
+                marked = wm.mark(cover, payload, **limits)
+            except WatermarkError as error:
+                refused.append(f"{name}: {error}")
+                print(f"{name}: refused: {error}", flush=True)
+                continue
+            np.savez(Path(temporary) / f"{i:05d}.npz", cover=cover, marked=marked.image)
+            print(f"{name}: {marked.psnr:.1f} dB{'' if marked.robust else ', not robust'}", flush=True)
+        outcome: dict[str, dict[str, int]] = {}
+        for threads in ("1", "2"):
+            names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+            env = {**os.environ, **dict.fromkeys(names, threads)}
+            done = subprocess.run(
+                [sys.executable, "-c", _CHILD, threads, temporary], env=env, capture_output=True, text=True, check=True
+            )
+            lines = done.stdout.splitlines()
+            bad = [line for line in lines if not line.endswith(" same")]
+            outcome[f"{threads} threads"] = {"restored": len(lines) - len(bad), "failed": len(bad)}
+            print(*bad, sep="\n")
+    total = {"pictures": len(cases), "refused": refused, "unreadable_files": len(skipped), **outcome}
+    print(json.dumps(total, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(total, indent=1))
+    return 1 if any(o["failed"] for o in outcome.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Every benchmark runs in its quick form and writes what it promises."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("restore", lambda d: d["1 threads"]["failed"] == d["2 threads"]["failed"] == 0 < d["1 threads"]["restored"]),
+        ("false_alarm", lambda d: d["payloads"] == 0 and d["extractions"] == 960),
+        (
+            "robustness",
+            lambda d: d["summary"]["restored_percent"] == 100 and d["summary"]["exact_percent"]["all"]["none"],
+        ),
+        ("verify_time", lambda d: d["warm_seconds_median"] > 0),
+    ],
+)
+def test_quick_form(name: str, check, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert check(json.loads(out.read_text()))
