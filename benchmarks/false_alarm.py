@@ -65,7 +65,7 @@ def score(paths: list[Path], index: int) -> tuple[list[float], bool]:
     picture = working_picture(unmarked(paths, index))
     if float(picture.max() - picture.min()) < detection.FLAT:
         return [0.0] * 8, False
-    answers = detection.normalise(_extractor(np.stack([g.undo(picture) for g in ALL])))
+    answers = _extractor(np.stack([g.undo(picture) for g in ALL]))
     scores = detection.pilot_score(answers)
     best = int(np.argmax(scores))
     payload = bool(scores[best] >= detection.THRESHOLD and decode(answers[best, : cr.CODE]) is not None)

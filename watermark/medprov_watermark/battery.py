@@ -13,8 +13,10 @@ from PIL import Image, ImageFilter
 
 Grey = NDArray[np.uint8]
 
-NOISE = 5.0
-"""Standard deviation of the battery's noise, grey levels."""
+QUALITIES = (70, 60, 50, 40)
+"""JPEG qualities of the battery: several, so that a mark does not come to suit the rounding of one table."""
+NOISE, DRAWS = 5.0, 2
+"""Standard deviation of the battery's noise, grey levels, and how often it is drawn."""
 _NOISE_SEED = 20261120
 
 
@@ -56,21 +58,27 @@ def gamma(picture: Grey, exponent: float) -> Grey:
     return np.asarray(curve[picture])
 
 
-def noise(picture: Grey, deviation: float) -> Grey:
-    """Gaussian noise, the same at every call, so that marking a picture twice gives the same file."""
-    rng = np.random.default_rng(_NOISE_SEED)
+def noise(picture: Grey, deviation: float, draw: int) -> Grey:
+    """Gaussian noise; the same `draw` gives the same noise, so that marking a picture twice gives the same file."""
+    rng = np.random.default_rng([_NOISE_SEED, draw])
     return np.clip(np.rint(picture + rng.normal(0, deviation, picture.shape)), 0, 255).astype(np.uint8)
 
 
-def attacked(picture: Grey) -> list[Grey]:
-    """The picture as it is, then after each attack of the battery."""
+def attacked(picture: Grey, draw: int = 0) -> list[Grey]:
+    """The picture as it is, then after each attack of the battery.
+
+    Parameters
+    ----------
+    picture : uint8 array (H, W)
+    draw : int
+        Which noise. A mark that is tuned under one noise comes to suit that noise and no other.
+    """
     return [
         picture,
-        jpeg(picture, 70),
-        jpeg(picture, 45),
+        *(jpeg(picture, quality) for quality in QUALITIES),
         blur(picture),
         median(picture),
         equalise(picture),
         gamma(picture, 0.5),
-        noise(picture, NOISE),
+        *(noise(picture, NOISE, DRAWS * draw + i) for i in range(DRAWS)),
     ]

@@ -6,7 +6,7 @@ Layout, big-endian (version 1)::
     1   flags: 1 = long form, 2 = signed
     12  payload
     2   base (see :class:`medprov_watermark.coupling.Frozen`)
-    48  amplitude codes of the 192 written carriers, two bits each
+    72  amplitude codes of the 192 written carriers, three bits each
     4   cover check: first bytes of SHA3-256 of the content hash of the cover
     var exceptions: count as LEB128, then if any one byte Rice parameter and the Rice-coded gaps, padded with zeros
     32  salted cover hash                          (long form)
@@ -33,7 +33,8 @@ MARK_CHECK = 8
 COVER_CHECK = 4
 SIGNATURE = 65
 _LONG, _SIGNED = 1, 2
-_FIXED = struct.Struct(">BB12sH48s4s")
+_CODE_BITS = 3
+_FIXED = struct.Struct(">BB12sH72s4s")
 _MAX_RICE = 30
 
 
@@ -68,8 +69,8 @@ class Body:
     def unsigned(self) -> bytes:
         """All bytes before the signature, which the signature covers."""
         flags = (_LONG if self.cover_hash is not None else 0) | (_SIGNED if self.signature is not None else 0)
-        quads = self.codes.reshape(-1, 4).astype(np.uint8)
-        packed = (quads[:, 0] << 6 | quads[:, 1] << 4 | quads[:, 2] << 2 | quads[:, 3]).astype(np.uint8).tobytes()
+        bits = np.unpackbits(self.codes.astype(np.uint8)[:, None], axis=1)[:, -_CODE_BITS:]
+        packed = np.packbits(bits).tobytes()
         head = _FIXED.pack(VERSION, flags, self.payload.data, self.base, packed, self.cover_check)
         return head + pack_positions(self.exceptions) + (self.cover_hash or b"")
 
@@ -135,8 +136,8 @@ def parse(data: bytes) -> tuple[Body, bytes, bytes]:
         signature, place = raw[place : place + SIGNATURE], place + SIGNATURE
     if place != len(raw):
         raise BodyError(f"{len(raw)} bytes where {place} are meant")
-    octets = np.frombuffer(packed, np.uint8)
-    codes = np.stack([octets >> 6, octets >> 4 & 3, octets >> 2 & 3, octets & 3], axis=1).reshape(cr.WRITTEN)
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8)).reshape(cr.WRITTEN, _CODE_BITS)
+    codes = np.packbits(np.pad(bits, ((0, 0), (8 - _CODE_BITS, 0))), axis=1)[:, 0]
     body = Body(Payload.from_data(payload), base, codes, cover_check, exceptions, cover_hash, signature)
     if body.unsigned() + (signature or b"") != raw:
         raise BodyError("the bytes are not in their one canonical form")

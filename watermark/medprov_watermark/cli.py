@@ -30,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     train.add_argument(
         "--final-db", type=float, default=43.5, help="PSNR the curriculum ends at (default: %(default)s)"
     )
+    train.add_argument("--rate", type=float, default=1e-3, help="highest learning rate (default: %(default)s)")
+    train.add_argument("--ssim-weight", type=float, default=5.0, help="weight of SSIM (default: %(default)s)")
+    train.add_argument(
+        "--start", type=Path, metavar="FILE", help=".safetensors file to begin with; a checkpoint in --out comes first"
+    )
     train.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     train.add_argument("--threads", type=int, help="threads on the CPU")
     train.add_argument("--all", action="store_true", help="train on the validation split too")

@@ -1,4 +1,4 @@
-"""The extractor: picture -> answer of every carrier, by ONNX Runtime."""
+"""The extractor: picture -> answer of every written carrier, by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Extractor:
             raise WeightsError(f"{path}: made for other carriers than this version of medprov-watermark has")
 
     def __call__(self, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Answers of all carriers.
+        """Answers of the code carriers and pilots.
 
         Parameters
         ----------
@@ -92,7 +92,8 @@ class Extractor:
 
         Returns
         -------
-        float32 array (B, TOTAL)
+        float32 array (B, WRITTEN)
+            In standard deviations of an unmarked carrier, which the coefficients of the null carriers give.
         """
         (answers,) = self._session.run(None, {"picture": pictures[:, None]})
         return np.asarray(answers, np.float32)

@@ -1,8 +1,12 @@
 """The closed loop: the least energy at which the extractor reads the mark after the battery.
 
-Two things are chosen per picture: the gain, and one of four amplitudes for every written carrier. A carrier that the
+Two things are chosen per picture: the gain, and one of eight amplitudes for every written carrier. A carrier that the
 picture itself already answers with the right sign needs little; one that the picture contradicts gets more. Both
 travel in W2, so restoration does not depend on how they were found.
+
+The answer of a carrier after an attack is modelled as a bias (what picture and attack say by themselves) and a slope
+times its amplitude. Every trial gives both anew; they are averaged, because compression and noise move the answers a
+little each time the marked picture changes, and an amplitude that just suits one trial would not suit the next.
 """
 
 from __future__ import annotations
@@ -19,29 +23,39 @@ from medprov_watermark.coupling import Frozen, forward
 from medprov_watermark.coupling_network import CouplingNetwork
 from medprov_watermark.extractor import working_picture
 
-LEVELS: NDArray[np.int64] = np.array([1, 3, 6, 11], np.int64)
-"""Amplitudes in quarters, by their two-bit code; part of the format."""
-RESERVE = 0.15
-"""A bit that answers less than this after an attack is weak, in standard deviations of the null carriers."""
+LEVELS: NDArray[np.int64] = np.array([0, 1, 2, 3, 5, 7, 9, 12], np.int64)
+"""Amplitudes in quarters, by their three-bit code; part of the format."""
+RESERVE = 0.3
+"""A bit that answers less than this after an attack is weak, in standard deviations of an unmarked carrier."""
 WEAK_BITS = 2
 """Weak codeword bits after an attack of the battery that count as read; the code corrects two bytes."""
-ENOUGH = 4
-"""Rounds that passed the whole battery after which the loop ends."""
+SCORE = detection.THRESHOLD + 1.0
+"""Least pilot score after any attack of the battery."""
 FLOOR = 36.0
 """PSNR (dB) below which the loop gives up parts of the battery rather than quality."""
-SCORE = detection.THRESHOLD + 1.5
-"""Least pilot score after any attack of the battery."""
+ROUNDS, LEAST_ROUNDS = 32, 12
+"""Trials at most, and before which the loop does not end."""
+RECENT, ENOUGH = 8, 2
+"""The loop ends when so many of so many last trials passed the whole battery."""
+START = 45.0
+"""PSNR (dB) of the second trial; the first only finds out what a unit of gain costs."""
 FIRST_GAIN = 300
-TOP = 0.98
+TOP = 0.985
 """Quantile of the wanted amplitudes that the largest level stands for."""
-UP, DOWN = 0.9, 0.5
-"""Share of a lack that is made good, and of a surplus that is taken back, in one round."""
 LARGEST_GAIN = 60000
 
-MARGIN = 0.7
-"""Answer that is asked of every carrier at first, in standard deviations of the null carriers."""
-EASE, PRESS = 0.9, 1.2
-"""Change of that margin after a round that passed the whole battery, and after one that did not."""
+ASK = 0.35
+"""What a code carrier shall answer above RESERVE at first."""
+PRESS = 0.06
+"""Change of that for each weak bit too many or too few after an attack."""
+MEMORY = 4
+"""Trials over which biases and slopes are averaged."""
+STEP = 0.8
+"""Share of the way to the wanted amplitudes that a round goes."""
+SPARE = 0.3
+"""What the pilots shall score above SCORE at first."""
+RAISE, EASE = 0.2, 0.1
+"""Change of that after a trial in which they scored less than SCORE after some attack, and after one in which not."""
 
 Extract = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -71,13 +85,28 @@ class Tuned:
 
 @dataclass(frozen=True)
 class _Trial:
+    """One marked picture after the battery.
+
+    `right` holds the answers times the wanted signs, float64 (K, WRITTEN); `energy` is the mean squared change.
+    """
+
     tuned: Tuned
     energy: float
-    answers: NDArray[np.float32]
+    right: NDArray[np.float64]
 
     @property
-    def lowest_score(self) -> float:
-        return float(detection.pilot_score(self.answers).min())
+    def amplitudes(self) -> NDArray[np.float64]:
+        return np.asarray(LEVELS[self.tuned.codes] * float(self.tuned.gain), np.float64)
+
+    @property
+    def weak(self) -> NDArray[np.int64]:
+        """Weak codeword bits after each attack."""
+        return np.asarray((self.right[:, : cr.CODE] <= RESERVE).sum(1), np.int64)
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Pilot score after each attack."""
+        return np.asarray(self.right[:, cr.CODE :].sum(1) / np.sqrt(cr.PILOTS), np.float64)
 
 
 def values_of(codes: NDArray[np.uint8], signs: NDArray[np.int8]) -> NDArray[np.int64]:
@@ -97,40 +126,57 @@ class _Loop:
     ) -> None:
         self.picture, self.signs, self.network, self.extract = picture, signs, network, extract
         self.readable, self.roi = readable, roi
+        self.tried = 0
 
     def try_out(self, codes: NDArray[np.uint8], gain: int) -> _Trial:
         frozen = Frozen(gain, 0, 0, (0, 255), None, self.roi)
         marked = forward(self.picture, values_of(codes, self.signs), self.network, frozen).picture.astype(np.uint8)
-        seen = np.stack([working_picture(a) for a in battery.attacked(marked)])
-        answers = detection.normalise(self.extract(seen))
-        weak = (answers[:, : cr.CODE] * self.signs[: cr.CODE] <= RESERVE).sum(1)
-        sure = (weak <= WEAK_BITS) & (detection.pilot_score(answers) >= SCORE)
-        passed = np.array([good and self.readable(a[: cr.CODE]) for good, a in zip(sure, answers, strict=True)])
+        answers = self.extract(np.stack([working_picture(a) for a in battery.attacked(marked, self.tried)]))
+        self.tried += 1
         energy = float(np.mean(np.square(marked.astype(np.float64) - self.picture)))
-        return _Trial(Tuned(codes, gain, passed), energy, answers)
+        trial = _Trial(Tuned(codes, gain, np.zeros(len(answers), np.bool_)), energy, answers * self.signs.astype(float))
+        sure = (trial.weak <= WEAK_BITS) & (trial.scores >= SCORE)
+        passed = np.array([good and self.readable(a[: cr.CODE]) for good, a in zip(sure, answers, strict=True)])
+        return _Trial(Tuned(codes, gain, passed), energy, trial.right)
 
 
-@dataclass(frozen=True)
-class _Share:
-    """Wanted amplitude of each carrier in units of gain times quarters, before it is rounded to a level."""
+class _Wanted:
+    """What the trials so far say about the amplitude that each carrier needs."""
 
-    amplitude: NDArray[np.float64]
+    def __init__(self, attacks: int) -> None:
+        self.asked = np.full(attacks, RESERVE + ASK)
+        self.score = SCORE + SPARE
+        self.seen = 0
+        self.bias = np.zeros((attacks, cr.WRITTEN))
+        self.slope = np.zeros(attacks)
 
-    def quantised(self) -> tuple[NDArray[np.uint8], int]:
-        top = max(float(np.quantile(self.amplitude, TOP)), 1.0)
-        gain = int(np.clip(round(top / LEVELS[-1]), 1, LARGEST_GAIN))
-        codes = np.abs(self.amplitude[:, None] / gain - LEVELS).argmin(1).astype(np.uint8)
-        return codes, gain
+    def learn(self, trial: _Trial) -> None:
+        given = trial.amplitudes
+        slope = np.maximum(trial.right.sum(1), 1.0) / max(given.sum(), 1.0)
+        self.seen = min(self.seen + 1, MEMORY)
+        self.slope += (slope - self.slope) / self.seen
+        self.bias += (trial.right - slope[:, None] * given - self.bias) / self.seen
+        self.asked = np.maximum(self.asked + PRESS * np.clip(trial.weak - (WEAK_BITS - 0.5), -1, 4), RESERVE)
+        self.score += RAISE if trial.scores.min() < SCORE else -EASE
 
-    def corrected(self, trial: _Trial, signs: NDArray[np.int8], margin: NDArray[np.float64]) -> _Share:
-        """Every carrier shall just reach its margin after the attack that hurts it most."""
-        given = LEVELS[trial.tuned.codes] * float(trial.tuned.gain)
-        right = trial.answers[:, : cr.WRITTEN].astype(np.float64) * signs
-        slope = np.maximum(right.sum(1), 1.0) / given.sum()
-        lacking = ((margin - right) / slope[:, None]).max(0)
-        lacking = np.clip(lacking, -given.mean(), 3 * given.mean())
-        step = np.where(lacking > 0, UP, DOWN)
-        return _Share(np.maximum(self.amplitude + step * lacking, 0.0))
+    def amplitudes(self) -> NDArray[np.float64]:
+        """For each carrier what the attack that hurts it most makes necessary; all pilots get the same."""
+        wanted = ((self.asked[:, None] - self.bias) / self.slope[:, None]).max(0)
+        own = self.bias[:, cr.CODE :].sum(1) / np.sqrt(cr.PILOTS)
+        wanted[cr.CODE :] = ((self.score - own) / np.sqrt(cr.PILOTS) / self.slope).max()
+        return np.asarray(np.maximum(wanted, 0.0), np.float64)
+
+
+def _quantised(amplitudes: NDArray[np.float64]) -> tuple[NDArray[np.uint8], int]:
+    """Codes and gain. Pilots count by their sum, so what one is rounded by is passed on to the next."""
+    gain = int(np.clip(round(float(np.quantile(amplitudes, TOP)) / LEVELS[-1]), 1, LARGEST_GAIN))
+    units = amplitudes / gain
+    codes = np.abs(units[:, None] - LEVELS).argmin(1)
+    left = 0.0
+    for pilot in range(cr.CODE, cr.WRITTEN):
+        codes[pilot] = np.abs(units[pilot] + left - LEVELS).argmin()
+        left = float(np.clip(left + units[pilot] - LEVELS[codes[pilot]], -LEVELS[-1], LEVELS[-1]))
+    return codes.astype(np.uint8), gain
 
 
 def tune(
@@ -140,8 +186,7 @@ def tune(
     extract: Extract,
     readable: Callable[[NDArray[np.float32]], bool],
     roi: NDArray[np.bool_] | None = None,
-    margin: float | None = None,
-    rounds: int = 10,
+    rounds: int = ROUNDS,
 ) -> Tuned:
     """Choose gain and amplitudes for a picture.
 
@@ -153,8 +198,10 @@ def tune(
         Signs of codeword and pilots.
     readable : callable
         Soft bits, float32 (CODE,) -> whether the payload comes out within the allowed byte errors.
-    margin : float
-        What every code carrier shall answer after every attack, in standard deviations of the null carriers.
+    roi : bool array (H, W) or None
+        True where no sample may change.
+    rounds : int
+        Trials at most, besides louder ones for a picture that none of them can be read in.
 
     Returns
     -------
@@ -163,25 +210,26 @@ def tune(
         most; where none above it can be read at all, the first louder one that can.
     """
     loop = _Loop(picture, signs, network, extract, readable, roi)
-    share = _Share(np.full(cr.WRITTEN, float(LEVELS[2] * FIRST_GAIN)))
-    trial = loop.try_out(np.full(cr.WRITTEN, 2, np.uint8), FIRST_GAIN)
-    trials = [trial]
-    margin = MARGIN if margin is None else margin
-    pilots = margin
-    for _ in range(rounds):
-        asked = np.full(cr.WRITTEN, margin)
-        asked[cr.CODE :] = pilots
-        share = share.corrected(trial, signs, asked)
-        trial = loop.try_out(*share.quantised())
+    middle = np.full(cr.WRITTEN, len(LEVELS) // 2, np.uint8)
+    first = loop.try_out(middle, FIRST_GAIN)
+    ratio = 255.0**2 / 10 ** (START / 10) / max(first.energy, 1e-3)
+    trials = [first, loop.try_out(middle, int(np.clip(FIRST_GAIN * ratio**0.5, 1, LARGEST_GAIN)))]
+    wanted = _Wanted(len(first.tuned.passed))
+    wanted.learn(trials[-1])
+    amplitudes = wanted.amplitudes()
+    while len(trials) < rounds:
+        trial = loop.try_out(*_quantised(amplitudes))
         trials.append(trial)
-        if sum(t.tuned.passed.all() for t in trials) >= ENOUGH:
+        recent = sum(t.tuned.passed.all() for t in trials[2:][-RECENT:])
+        if recent >= ENOUGH and len(trials) >= LEAST_ROUNDS:
             break
-        margin *= EASE if trial.tuned.passed.all() else PRESS
-        pilots *= 0.85 if trial.lowest_score >= SCORE + 1 else 1.2 if trial.lowest_score < SCORE else 1.0
+        wanted.learn(trial)
+        amplitudes = trial.amplitudes + STEP * (wanted.amplitudes() - trial.amplitudes)
     loudest = 255**2 / 10 ** (FLOOR / 10)
     bearable = [t for t in trials if t.tuned.reads and t.energy <= loudest]
     if bearable:
         return max(bearable, key=lambda t: (t.tuned.passed.sum(), -t.energy)).tuned
+    trial = trials[-1]
     while not trial.tuned.reads and trial.tuned.gain < LARGEST_GAIN:
         trial = loop.try_out(trial.tuned.codes, min(LARGEST_GAIN, int(trial.tuned.gain * 1.3) + 1))
         trials.append(trial)

@@ -16,7 +16,7 @@ from medprov_watermark import battery, coupling, integrity, tuning
 from medprov_watermark import body as w2
 from medprov_watermark import carriers as cr
 from medprov_watermark.coupling import Frozen
-from medprov_watermark.detection import THRESHOLD, detect, normalise, pilot_score
+from medprov_watermark.detection import THRESHOLD, detect, pilot_score
 from medprov_watermark.errors import AlreadyMarkedError, CapacityError, EmbedError, RestoreError
 from medprov_watermark.extractor import working_picture
 from medprov_watermark.geometry import Geometry
@@ -399,7 +399,7 @@ class DualWatermarker:
         if image.ndim == 3 and image.dtype == np.uint8 and max(image.shape) <= STAND_IN and tuned.passed.all():
             # the colour planes of a JPEG file disturb the luminance too
             seen.append(working_picture(battery.jpeg(np.asarray(image, np.uint8), 50)))
-        answers = normalise(self._release.extractor(np.stack(seen)))
+        answers = self._release.extractor(np.stack(seen))
         decoded = [decode(a[: cr.CODE]) for a in answers]
         scores = pilot_score(answers)
         return bool((scores >= THRESHOLD + 0.5).all()) and all(d is not None and d.payload == payload for d in decoded)

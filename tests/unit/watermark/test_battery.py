@@ -15,7 +15,7 @@ ATTACKS = {
     "median": battery.median,
     "equalise": battery.equalise,
     "gamma": lambda x: battery.gamma(x, 0.5),
-    "noise": lambda x: battery.noise(x, 8.0),
+    "noise": lambda x: battery.noise(x, 8.0, 3),
 }
 
 
@@ -50,9 +50,14 @@ def test_every_attack_changes_a_picture_the_same_way_each_time(name: str, pictur
 
 def test_the_battery_starts_with_the_picture_itself(picture: Grey) -> None:
     out = battery.attacked(picture)
-    assert len(out) == 8
     np.testing.assert_array_equal(out[0], picture)
-    assert len({attacked.tobytes() for attacked in out}) == 8
+    assert len({attacked.tobytes() for attacked in out}) == len(out) == 1 + len(battery.QUALITIES) + 4 + battery.DRAWS
+
+
+def test_only_the_noise_is_drawn_anew(picture: Grey) -> None:
+    first, second = battery.attacked(picture, 0), battery.attacked(picture, 1)
+    same = [np.array_equal(a, b) for a, b in zip(first, second, strict=True)]
+    assert same == [True] * (len(first) - battery.DRAWS) + [False] * battery.DRAWS
 
 
 def test_jpeg_gets_better_with_quality(picture: Grey) -> None:
@@ -95,6 +100,6 @@ def test_gamma() -> None:
 
 def test_noise_has_its_deviation() -> None:
     grey = np.full((200, 200), 128, np.uint8)
-    step = battery.noise(grey, 8.0).astype(float) - grey
+    step = battery.noise(grey, 8.0, 0).astype(float) - grey
     assert step.std() == pytest.approx(8.0, rel=0.05)
     assert abs(step.mean()) < 0.2

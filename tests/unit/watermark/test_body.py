@@ -25,7 +25,7 @@ BODIES = st.builds(
     Body,
     payload=st.binary(min_size=12, max_size=12).map(Payload.from_data),
     base=st.integers(0, 65535),
-    codes=st.binary(min_size=cr.WRITTEN, max_size=cr.WRITTEN).map(lambda c: np.frombuffer(c, np.uint8) & 3),
+    codes=st.binary(min_size=cr.WRITTEN, max_size=cr.WRITTEN).map(lambda c: np.frombuffer(c, np.uint8) & 7),
     cover_check=st.binary(min_size=4, max_size=4),
     exceptions=POSITIONS,
     cover_hash=st.none() | st.binary(min_size=32, max_size=32),
@@ -36,7 +36,7 @@ SETTINGS = w2.settings_bytes(1200, 3, (0, 4095), 0, None, b"model678")
 
 def make(**other: object) -> Body:
     positions: NDArray[np.int64] = np.array([0, 5, 6, 4000], np.int64)
-    codes = (np.arange(cr.WRITTEN) % 4).astype(np.uint8)
+    codes = (np.arange(cr.WRITTEN) % 8).astype(np.uint8)
     made = Body(Payload(b"abcdefgh", b"1234"), 77, codes, b"chek", positions, b"h" * 32, b"s" * 65)
     return replace(made, **other)
 
@@ -69,7 +69,7 @@ def test_hostile_bytes_give_a_body_or_a_body_error(data: bytes) -> None:
 @settings(max_examples=250, deadline=None)
 @given(st.binary(max_size=120), st.integers(0, 3), st.binary(max_size=12))
 def test_hostile_tails_give_a_body_or_a_body_error(tail: bytes, flags: int, count: bytes) -> None:
-    head = bytes([1, flags]) + bytes(12 + 2 + 48 + 4)
+    head = bytes([1, flags]) + bytes(12 + 2 + 72 + 4)
     try:
         found, _, _ = w2.parse(head + count + tail)
     except BodyError:
@@ -113,14 +113,14 @@ def test_the_layout_is_that_of_the_format() -> None:
     assert packed[:2] == b"\x01\x03"
     assert packed[2:14] == b"abcdefgh1234"
     assert struct.unpack(">H", packed[14:16]) == (77,)
-    assert packed[16:64] == bytes([0b00011011]) * 48
-    assert packed[64:68] == b"chek"
-    assert packed[68] == 4
+    assert packed[16:88] == bytes.fromhex("053977") * 24
+    assert packed[88:92] == b"chek"
+    assert packed[92] == 4
     assert packed[-73 - 32 : -73] == b"h" * 32
     assert packed[-73:-8] == b"s" * 65
     brief = make(cover_hash=None, signature=None, exceptions=np.zeros(0, np.int64)).pack(SETTINGS, bytes(32))
     assert brief[1] == 0
-    assert len(brief) == 68 + 1 + 8
+    assert len(brief) == 92 + 1 + 8
 
 
 def test_the_check_covers_settings_body_and_picture() -> None:

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from medprov_watermark import carriers as cr
 from medprov_watermark.detection import (
     COMPUTED_FALSE_ALARM,
+    DEGREES,
+    SPREAD,
     SURE,
     THRESHOLD,
     Detection,
     detect,
-    normalise,
     pilot_score,
 )
 from medprov_watermark.geometry import ALL, Geometry
@@ -24,7 +25,7 @@ F32 = NDArray[np.float32]
 def answers_of(picture: F32, strength: float) -> F32:
     """Answers whose pilots stand out where the picture's first sample is its largest, as in `marker`."""
     random = np.random.default_rng(int(picture[1, 1]))
-    answers = random.normal(0, 1, cr.TOTAL)
+    answers = random.normal(0, 1, cr.WRITTEN)
     if picture[0, 5] == 200:
         answers[cr.CODE : cr.WRITTEN] += strength * cr.pilot_signs()
         answers[: cr.CODE] = np.where(np.arange(cr.CODE) % 2, 9.0, -9.0)
@@ -46,49 +47,28 @@ def marker() -> F32:
     return picture
 
 
-def test_normalise_measures_in_units_of_the_nulls() -> None:
-    answers = np.zeros((2, cr.TOTAL), np.float32)
-    answers[0, cr.WRITTEN :] = 4.0
-    answers[0, 3] = -8.0
-    answers[1, cr.WRITTEN :: 2] = np.sqrt(2.0)
-    answers[1, 7] = 5.0
-    found = normalise(answers)
-    assert found.dtype == np.float32
-    assert found[0, 3] == pytest.approx(-2.0)
-    assert found[1, 7] == pytest.approx(5.0)
-
-
-def test_normalise_stays_finite_where_nothing_answers() -> None:
-    assert np.isfinite(normalise(np.zeros((1, cr.TOTAL), np.float32))).all()
-
-
-def test_scale_does_not_matter() -> None:
-    answers = np.random.default_rng(0).normal(0, 1, (5, cr.TOTAL)).astype(np.float32)
-    np.testing.assert_allclose(pilot_score(normalise(answers * 1000)), pilot_score(normalise(answers)), rtol=1e-4)
-
-
 def test_the_score_looks_at_pilots_alone_and_at_their_signs() -> None:
-    normalised = np.zeros((1, cr.TOTAL), np.float32)
-    normalised[0, : cr.CODE] = 50.0
-    normalised[0, cr.WRITTEN :] = 50.0
-    assert pilot_score(normalised)[0] == 0
-    normalised[0, cr.CODE : cr.WRITTEN] = cr.pilot_signs()
-    assert pilot_score(normalised)[0] == pytest.approx(np.sqrt(cr.PILOTS))
-    assert pilot_score(-normalised)[0] == pytest.approx(-np.sqrt(cr.PILOTS))
+    answers = np.zeros((1, cr.WRITTEN), np.float32)
+    answers[0, : cr.CODE] = 50.0
+    assert pilot_score(answers)[0] == 0
+    answers[0, cr.CODE :] = cr.pilot_signs()
+    assert pilot_score(answers)[0] == pytest.approx(np.sqrt(cr.PILOTS))
+    assert pilot_score(-answers)[0] == pytest.approx(-np.sqrt(cr.PILOTS))
 
 
-def test_the_score_of_noise_follows_its_law() -> None:
-    answers = np.random.default_rng(1).normal(0, 7, (20000, cr.TOTAL)).astype(np.float32)
-    scores = pilot_score(normalise(answers))
+def test_the_score_of_noise_has_unit_variance() -> None:
+    answers = np.random.default_rng(1).normal(0, 1, (20000, cr.WRITTEN)).astype(np.float32)
+    scores = pilot_score(answers)
     assert abs(scores.mean()) < 0.03
-    assert scores.std() == pytest.approx(np.sqrt(64 / 62), abs=0.03)
+    assert scores.std() == pytest.approx(1, abs=0.03)
     assert scores.max() < THRESHOLD
 
 
-def test_the_stated_false_alarm_is_the_tail_of_student_s_t() -> None:
+def test_the_stated_false_alarm_is_the_tail_of_the_stated_law() -> None:
     from scipy.stats import t
 
-    assert pytest.approx(8 * t.sf(THRESHOLD, cr.NULLS), rel=0.05) == COMPUTED_FALSE_ALARM
+    assert pytest.approx(8 * t.sf(THRESHOLD / SPREAD, DEGREES), rel=0.05) == COMPUTED_FALSE_ALARM
+    assert COMPUTED_FALSE_ALARM <= 1e-9
 
 
 @pytest.mark.parametrize(

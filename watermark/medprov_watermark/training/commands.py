@@ -6,6 +6,7 @@ import argparse
 import pickle
 
 import torch
+from safetensors import SafetensorError
 
 from medprov_watermark.errors import WatermarkError
 from medprov_watermark.training import data, loop
@@ -33,7 +34,9 @@ def train(args: argparse.Namespace) -> int:
         pictures = data.load(paths, args.crops)
     except ValueError as error:
         raise WatermarkError(f"{args.images}: {error}") from error
-    settings = loop.Settings(steps=args.steps, batch=args.batch, final_db=args.final_db)
+    settings = loop.Settings(
+        steps=args.steps, batch=args.batch, rate=args.rate, final_db=args.final_db, ssim_weight=args.ssim_weight
+    )
     print(f"{len(paths)} pictures, {len(pictures)} windows, {settings.steps} steps on {args.device}", flush=True)
     trainer = loop.Trainer(pictures, settings, torch.device(args.device))
 
@@ -52,6 +55,11 @@ def train(args: argparse.Namespace) -> int:
             raise WatermarkError(
                 f"{checkpoint}: cannot go on from this checkpoint ({error}); use another --out"
             ) from error
+    elif args.start:
+        try:
+            trainer.start_from(args.start)
+        except (*_DAMAGED, SafetensorError) as error:
+            raise WatermarkError(f"{args.start}: no weights of a model of this size ({error})") from error
     loop.run(trainer, args.out, args.minutes, report)
     return 0
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from medprov_watermark import carriers as cr
 from medprov_watermark.training.loop import Model, Settings
+from medprov_watermark.training.networks import ReleasedExtractor
 
 _OPSET = 18
 
@@ -31,8 +32,8 @@ def release_bytes(model: Model) -> bytes:
 
 
 def extractor_onnx(model: Model, model_hash: str) -> bytes:
-    """The extractor as an ONNX file: input ``picture`` (B, 1, SIZE, SIZE), output ``answers`` (B, TOTAL)."""
-    extractor = model.extractor.float().cpu().eval()
+    """The extractor as an ONNX file: input ``picture`` (B, 1, SIZE, SIZE), output ``answers`` (B, WRITTEN)."""
+    extractor = ReleasedExtractor(model.extractor).float().cpu().eval()
     extractor.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     example: Tensor = torch.rand(2, 1, cr.SIZE, cr.SIZE) * 255
     buffer = io.BytesIO()

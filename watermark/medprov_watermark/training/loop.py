@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medprov_watermark import carriers as cr
@@ -22,6 +23,10 @@ from medprov_watermark.training.data import augment
 from medprov_watermark.training.networks import CouplingNetwork, Extractor, straight_through
 
 CHECKPOINT = "checkpoint.pt"
+_ADVANCE = 0.93
+"""Running bit accuracy above which the curriculum gets harder."""
+_MOST_ATTACKED = 0.9
+"""Share of steps with attacks at the end of the curriculum."""
 
 
 @dataclass(frozen=True)
@@ -166,13 +171,13 @@ class Trainer:
         kind = self.device.type
         with torch.autocast(kind, dtype=torch.bfloat16):
             marked = embed(self.model.coupling, x, values, db)
-        attacked = attacks.random_attack(marked.float(), p.probability, min(1.0, p.probability / 0.9))
+        attacked = attacks.random_attack(marked.float(), p.probability, min(1.0, p.probability / _MOST_ATTACKED))
         with torch.autocast(kind, dtype=torch.bfloat16):
             answers = self.model.extractor(attacked)
         written = (answers.float() * self.model.log_scale.exp() * values.sign())[values != 0]
         loss_bits = F.softplus(-written).mean()
         loss_ssim = 1 - ssim(marked.float(), x)
-        loss = loss_bits + s.ssim_weight * min(1.0, p.probability / 0.9) * loss_ssim
+        loss = loss_bits + s.ssim_weight * min(1.0, p.probability / _MOST_ATTACKED) * loss_ssim
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -184,9 +189,9 @@ class Trainer:
         hit = (written > 0).float().mean().item()
         p.accuracy = 0.98 * p.accuracy + 0.02 * hit
         p.step += 1
-        if p.accuracy > 0.93 and p.step % 10 == 0:
-            if p.probability < 0.9:
-                p.probability = min(0.9, p.probability + 0.05)
+        if p.accuracy > _ADVANCE and p.step % 10 == 0:
+            if p.probability < _MOST_ATTACKED:
+                p.probability = min(_MOST_ATTACKED, p.probability + 0.05)
             elif p.db < s.final_db:
                 p.db = min(s.final_db, p.db + 0.1)
         p.seconds += time.perf_counter() - started
@@ -213,6 +218,19 @@ class Trainer:
         draft = path.with_suffix(".part")
         torch.save(state, draft)
         os.replace(draft, path)
+
+    def start_from(self, release: Path) -> None:
+        """Take the weights of a release and begin where its curriculum ended: all attacks, the final PSNR.
+
+        Parameters
+        ----------
+        release : Path
+            ``.safetensors`` file of a model of the same size.
+        """
+        weights = load_file(release)
+        self.model.load_state_dict(weights)
+        self.average.load_state_dict(weights)
+        self.progress = Progress(accuracy=_ADVANCE, probability=_MOST_ATTACKED, db=self.settings.final_db)
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint of :meth:`save`."""

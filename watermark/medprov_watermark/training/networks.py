@@ -211,6 +211,10 @@ class Extractor(nn.Module):
         float tensor (B, TOTAL)
             Code carriers, pilots, nulls.
         """
+        return self.coefficients(picture).sum(2) / math.sqrt(cr.COEFFICIENTS)
+
+    def coefficients(self, picture: Tensor) -> Tensor:
+        """What `forward` sums: float tensor (B, TOTAL, COEFFICIENTS), each coefficient times its carrier's sign."""
         mean = picture.mean((2, 3), keepdim=True)
         centred = picture - mean
         contrast = centred.square().mean((2, 3), keepdim=True).sqrt()
@@ -230,5 +234,24 @@ class Extractor(nn.Module):
         white = white / (white.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-6)
         spectrum = self._basis @ white[:, 0] @ self._basis.T * self.frequency
         answers = spectrum.flatten(1)[:, self._flat].view(-1, cr.TOTAL, cr.COEFFICIENTS)
-        total: Tensor = (answers * self._sign).sum(2)
-        return total / math.sqrt(cr.COEFFICIENTS)
+        signed: Tensor = answers * self._sign
+        return signed
+
+
+class ReleasedExtractor(nn.Module):
+    """Picture -> answers of the written carriers in standard deviations of an unmarked carrier.
+
+    An unmarked carrier's answer is a sum of coefficients with signs that know nothing of the picture, so its variance
+    is the mean square of such coefficients; the null carriers' coefficients, which are never written, give it.
+    """
+
+    def __init__(self, extractor: Extractor) -> None:
+        super().__init__()
+        self.extractor = extractor
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Float tensor (B, WRITTEN): code carriers, then pilots; `picture` as for the extractor."""
+        parts = self.extractor.coefficients(picture)
+        spread = parts[:, cr.WRITTEN :].square().mean((1, 2)).sqrt()
+        answers: Tensor = parts[:, : cr.WRITTEN].sum(2) / math.sqrt(cr.COEFFICIENTS)
+        return answers / spread.clamp(min=1e-6)[:, None]
