@@ -115,7 +115,8 @@ contract Federation is IFederation {
         bytes32 updatesRoot,
         bytes32 metricsHash
     ) external onlyMember {
-        if (number <= lastRound) revert RoundNotNewer(number, lastRound);
+        // a gap would let one member use up all numbers at once
+        if (number != lastRound + 1) revert RoundNotNext(number, lastRound);
         if (modelHash == 0 || updatesRoot == 0 || metricsHash == 0) revert ZeroHash();
         _checkCid(cid);
         uint48 time = uint48(block.timestamp);

@@ -11,7 +11,6 @@ import {IProvenanceRegistry} from "./interfaces/IProvenanceRegistry.sol";
 /// @notice See {IProvenanceRegistry}.
 contract ProvenanceRegistry is IProvenanceRegistry, EIP712 {
     struct Anchor {
-        address owner;
         uint48 blockNumber;
         uint48 time;
         uint32 count;
@@ -35,7 +34,8 @@ contract ProvenanceRegistry is IProvenanceRegistry, EIP712 {
     /// @inheritdoc IProvenanceRegistry
     IFederation public immutable FEDERATION;
 
-    mapping(bytes32 root => Anchor) private _anchors;
+    /// @dev By owner too: whoever sees a root before it is mined must not be able to take it from its owner.
+    mapping(address owner => mapping(bytes32 root => Anchor)) private _anchors;
     mapping(bytes32 recordId => Registration) private _registrations;
     /// @inheritdoc IProvenanceRegistry
     mapping(bytes32 releasedHash => bytes32 recordId) public recordOf;
@@ -58,9 +58,9 @@ contract ProvenanceRegistry is IProvenanceRegistry, EIP712 {
         if (root == 0) revert ZeroHash();
         if (count == 0) revert EmptyBatch();
         _checkCid(cid);
-        if (_anchors[root].blockNumber != 0) revert RootAlreadyAnchored(root, _anchors[root].owner);
+        if (_anchors[msg.sender][root].blockNumber != 0) revert RootAlreadyAnchored(root, msg.sender);
         uint48 time = uint48(block.timestamp);
-        _anchors[root] = Anchor(msg.sender, SafeCast.toUint48(block.number), time, count, cid);
+        _anchors[msg.sender][root] = Anchor(SafeCast.toUint48(block.number), time, count, cid);
         emit BatchAnchored(root, msg.sender, count, time, cid);
     }
 
@@ -80,18 +80,18 @@ contract ProvenanceRegistry is IProvenanceRegistry, EIP712 {
     }
 
     /// @inheritdoc IProvenanceRegistry
-    function anchor(bytes32 root)
+    function anchor(address owner, bytes32 root)
         external
         view
-        returns (address owner, uint48 blockNumber, uint48 time, uint32 count, string memory cid)
+        returns (uint48 blockNumber, uint48 time, uint32 count, string memory cid)
     {
-        Anchor storage found = _anchors[root];
-        return (found.owner, found.blockNumber, found.time, found.count, found.cid);
+        Anchor storage found = _anchors[owner][root];
+        return (found.blockNumber, found.time, found.count, found.cid);
     }
 
     /// @inheritdoc IProvenanceRegistry
-    function verify(bytes32 root, bytes32 leaf, bytes32[] calldata proof) external view returns (bool) {
-        if (_anchors[root].blockNumber == 0) return false;
+    function verify(address owner, bytes32 root, bytes32 leaf, bytes32[] calldata proof) external view returns (bool) {
+        if (_anchors[owner][root].blockNumber == 0) return false;
         return MerkleProof.verifyCalldata(proof, root, keccak256(bytes.concat(keccak256(abi.encode(leaf)))));
     }
 

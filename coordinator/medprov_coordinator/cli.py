@@ -10,20 +10,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flwr.clientapp import ClientApp
-
-from medprov_coordinator.aggregation import RULES
-from medprov_coordinator.connect import connect
 from medprov_coordinator.errors import CoordinatorError, SettingsError
-from medprov_coordinator.grid import Scalar
-from medprov_coordinator.round import Event, Services
-from medprov_coordinator.run import FederationResult, run_federation
-from medprov_coordinator.run_config import RunConfig
+from medprov_ledger import terminal
 from medprov_ledger.config import Config
 from medprov_ledger.errors import LedgerError
 from medprov_watermark.errors import WatermarkError
-from medprov_watermark.training.loop import Settings
+
+if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+
+    from medprov_coordinator.grid import Scalar
+    from medprov_coordinator.round import Event
+    from medprov_coordinator.run import FederationResult
 
 DEFAULT_CLIENT = "medprov_node.client_app:app"
 
@@ -36,6 +36,8 @@ def load_client(name: str) -> ClientApp:
     SettingsError
         No such module or attribute, or something else than a ClientApp.
     """
+    from flwr.clientapp import ClientApp
+
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -80,6 +82,8 @@ def node_configs(images: Sequence[str], config: Path | None) -> list[dict[str, S
 
 
 def _parser() -> argparse.ArgumentParser:
+    from medprov_coordinator.aggregation import RULES
+
     parser = argparse.ArgumentParser(prog="medprov-coordinator", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run or resume federated rounds in this process")
@@ -135,49 +139,61 @@ def _result(result: FederationResult) -> dict[str, object]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; 0 on success, 1 on an error that the user can mend, 2 on a wrong call."""
-    options = _parser().parse_args(arguments)
+    terminal.prepare()
+    try:
+        _run(terminal.parse(_parser(), arguments))
+    except (CoordinatorError, LedgerError, WatermarkError) as error:
+        terminal.complain(f"medprov-coordinator: {error}")
+        return 1
+    except KeyboardInterrupt:
+        terminal.complain("medprov-coordinator: stopped; the same command goes on at the last round")
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    # imported here and not above: torch and Flower take seconds, in which Ctrl-C is no error either
+    from medprov_coordinator.connect import connect
+    from medprov_coordinator.round import Services
+    from medprov_coordinator.run import run_federation
+    from medprov_coordinator.run_config import RunConfig
+    from medprov_watermark.training.loop import Settings
+
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     logging.getLogger("flwr").setLevel(logging.INFO if options.verbose else logging.ERROR)
 
     def say(event: Event) -> None:
         if not options.json and event.kind in {"started", "resumed", "screened", "refused", "anchored", "round"}:
-            print(f"{event.kind:9} {event.text}", flush=True)
+            terminal.say(f"{event.kind:9} {event.text}", done="the same command goes on at the last round")
 
-    try:
-        nodes = node_configs(options.images, options.config)
-        config = RunConfig(
-            rounds=options.rounds,
-            local_steps=options.steps,
-            settings=Settings(
-                steps=0,
-                batch=options.batch,
-                rate=options.rate,
-                seed=options.seed,
-                channels=options.channels,
-                blocks=options.blocks,
-                extractor_blocks=options.extractor_blocks,
-            ),
-            quorum=options.quorum or len(nodes) // 2 + 1,
-            deadline=options.deadline,
-            rule=options.rule,
-            probe_pictures=options.probe_pictures,
-        )
-        client = load_client(options.client)
-        services = connect(str(options.config), options.anchor_as) if options.config else Services()
-        result = run_federation(
-            client, nodes, config, folder=options.dir, initial=options.start, services=replace(services, on_event=say)
-        )
-    except (CoordinatorError, LedgerError, WatermarkError) as error:
-        print(f"medprov-coordinator: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("medprov-coordinator: stopped; the same command goes on at the last round", file=sys.stderr)
-        return 130
+    nodes = node_configs(options.images, options.config)
+    config = RunConfig(
+        rounds=options.rounds,
+        local_steps=options.steps,
+        settings=Settings(
+            steps=0,
+            batch=options.batch,
+            rate=options.rate,
+            seed=options.seed,
+            channels=options.channels,
+            blocks=options.blocks,
+            extractor_blocks=options.extractor_blocks,
+        ),
+        quorum=options.quorum or len(nodes) // 2 + 1,
+        deadline=options.deadline,
+        rule=options.rule,
+        probe_pictures=options.probe_pictures,
+    )
+    client = load_client(options.client)
+    services = connect(str(options.config), options.anchor_as) if options.config else Services()
+    result = run_federation(
+        client, nodes, config, folder=options.dir, initial=options.start, services=replace(services, on_event=say)
+    )
     if options.json:
-        print(json.dumps(_result(result), indent=1))
+        text = json.dumps(_result(result), indent=1)
     else:
-        print(f"model     {result.model_hash.hex()}\nweights   {result.checkpoint}")
-    return 0
+        text = f"model     {result.model_hash.hex()}\nweights   {result.checkpoint}"
+    terminal.say(text, done=f"all {result.number} rounds are in {options.dir}")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from web3.middleware import ExtraDataToPOAMiddleware
 from web3.providers.rpc.utils import REQUEST_RETRY_ALLOWLIST, ExceptionRetryConfiguration
 from web3.types import EventData, TxParams, TxReceipt
 
+from . import rpc_address
 from .config import Config
 from .contracts import artifact, explain
-from .errors import ChainError, ContractAbsentError, RevertedError, WrongChainError
+from .errors import ChainAwayError, ChainError, ContractAbsentError, RevertedError, WrongChainError
 
 GAS_MARGIN = 1.2
 NONCE_RETRIES = 5
@@ -73,7 +74,7 @@ class Chain:
 
     Raises
     ------
-    ChainError
+    ChainAwayError
         The node does not answer.
     WrongChainError
         The node serves another chain id, or the contracts belong to another federation.
@@ -87,7 +88,7 @@ class Chain:
             found = w3.eth.chain_id
         if found != config.chain_id:
             raise WrongChainError(
-                f"{config.rpc}: serves chain {found}, but {config.path} says {config.chain_id}; "
+                f"{config.rpc_shown}: serves chain {found}, but {config.path} says {config.chain_id}; "
                 "correct chain.rpc or chain.chain_id"
             )
         self.federation = self._contract("Federation", config.federation_address)
@@ -116,7 +117,7 @@ class Chain:
             code = self.w3.eth.get_code(checksum)
         if not code:
             raise ContractAbsentError(
-                f"{self.config.rpc}: no {name} contract at {checksum}; the chain may have been reset, "
+                f"{self.config.rpc_shown}: no {name} contract at {checksum}; the chain may have been reset, "
                 f"or {self.config.path} is of another one"
             )
         return self.w3.eth.contract(address=checksum, abi=artifact(name).abi)
@@ -125,9 +126,11 @@ class Chain:
         try:
             with self.errors():
                 return function.call()
+        except ChainAwayError:
+            raise
         except ChainError as error:
             raise ContractAbsentError(
-                f"{self.config.rpc}: what stands at {function.address} is not a {name} contract ({error}); "
+                f"{self.config.rpc_shown}: what stands at {function.address} is not a {name} contract ({error}); "
                 f"correct {self.config.path}"
             ) from None
 
@@ -234,29 +237,29 @@ def connect_http(rpc: str, timeout: float = 10.0) -> Web3:
 
 @contextmanager
 def chain_errors(rpc: str) -> Iterator[None]:
-    """Turn what web3, eth-tester and requests raise into :class:`ChainError` and :class:`RevertedError`."""
+    """Turn what web3, eth-tester and requests raise into :class:`ChainError` and its subclasses."""
+    place = rpc_address.shown(rpc)
     try:
         yield
     except ChainError:
         raise
     except requests.exceptions.Timeout:
-        raise ChainError(
-            f"{rpc}: the chain's node did not answer in time; is it busy, or chain.timeout too short?"
+        raise ChainAwayError(
+            f"{place}: the chain's node did not answer in time; is it busy, or chain.timeout too short?"
         ) from None
     except requests.exceptions.ConnectionError:
-        raise ChainError(
-            f"{rpc}: no chain answers there; start it ('medprov-ledger up') or correct chain.rpc"
+        raise ChainAwayError(
+            f"{place}: no chain answers there; start it ('medprov-ledger up') or correct chain.rpc"
         ) from None
     except (requests.exceptions.RequestException, OSError) as error:
-        raise ChainError(
-            f"{rpc}: the request failed ({explain(error).text}); is this a chain's JSON-RPC address?"
-        ) from None
+        # the address goes before the text is cut: half a password must not be left over
+        why = rpc_address.without_secrets(" ".join(str(error).split()), rpc)[:300] or type(error).__name__
+        raise ChainAwayError(f"{place}: the request failed ({why}); is this a chain's JSON-RPC address?") from None
     except (ContractLogicError, Web3RPCError) as error:
         raise _refused(rpc, error) from None
     except (Web3Exception, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ChainError(
-            f"{rpc}: unusable answer ({explain(error).text}); is this a chain's JSON-RPC address?"
-        ) from None
+        why = rpc_address.without_secrets(explain(error).text, rpc)
+        raise ChainError(f"{place}: unusable answer ({why}); is this a chain's JSON-RPC address?") from None
     except Exception as error:
         # eth-tester is an optional dependency with error classes of its own
         if type(error).__module__.startswith(("eth_tester", "eth.", "eth_utils")):
@@ -265,11 +268,11 @@ def chain_errors(rpc: str) -> Iterator[None]:
 
 
 def _refused(rpc: str, error: BaseException) -> ChainError:
-    refusal = explain(error)
+    place, refusal = rpc_address.shown(rpc), explain(error)
     reverted = isinstance(error, ContractLogicError) or type(error).__name__ == "TransactionFailed"
     if refusal.name or reverted or "revert" in refusal.text.lower():
-        return RevertedError(f"{rpc}: the contract refused: {refusal.text}", refusal.name)
-    return ChainError(f"{rpc}: the node refused: {refusal.text}")
+        return RevertedError(f"{place}: the contract refused: {refusal.text}", refusal.name)
+    return ChainError(f"{place}: the node refused: {refusal.text}")
 
 
 def transact(
@@ -374,8 +377,8 @@ def _wait(w3: Web3, rpc: str, raw: bytes, tx_hash: HexBytes, confirmations: int,
             return receipt
         if time.monotonic() > deadline:
             raise ChainError(
-                f"{rpc}: transaction {Web3.to_hex(tx_hash)} is not {confirmations} block(s) deep after {timeout:g} s; "
-                "it may still come: look again before repeating it"
+                f"{rpc_address.shown(rpc)}: transaction {Web3.to_hex(tx_hash)} is not {confirmations} block(s) deep "
+                f"after {timeout:g} s; it may still come: look again before repeating it"
             )
         time.sleep(pause)
         pause = min(1.0, pause * 1.5)
@@ -397,6 +400,5 @@ def _why_failed(w3: Web3, rpc: str, function: Any, account: LocalAccount, receip
                 function.call({"from": account.address}, block_identifier=receipt["blockNumber"])
         except ChainError as error:
             return error
-    return RevertedError(
-        f"{rpc}: transaction {Web3.to_hex(receipt['transactionHash'])} failed in block {receipt['blockNumber']}"
-    )
+    tx_hash = Web3.to_hex(receipt["transactionHash"])
+    return RevertedError(f"{rpc_address.shown(rpc)}: transaction {tx_hash} failed in block {receipt['blockNumber']}")

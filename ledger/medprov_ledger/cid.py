@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .errors import RecordError, StoreError
+from .errors import ObjectError, RecordError, StoreError
 
 CHUNK = 262_144
 WIDTH = 174
@@ -123,8 +123,10 @@ def assemble(cid: str, fetch: Callable[[Cid], bytes], limit: int = MAX_SIZE) -> 
     ------
     RecordError
         Malformed CID.
+    ObjectError
+        The blocks are those that the CIDs name, but malformed, cut in another way, or the file exceeds `limit`.
     StoreError
-        A block does not match its CID, is malformed, or the file exceeds `limit`.
+        A block does not match its CID; what `fetch` raises.
     """
     pieces: list[bytes] = []
     size = count = 0
@@ -134,19 +136,21 @@ def assemble(cid: str, fetch: Callable[[Cid], bytes], limit: int = MAX_SIZE) -> 
         count += 1
         # a node may name one child many times: without this a few small blocks could unfold without end
         if count > limit // CHUNK + WIDTH:
-            raise StoreError(f"{cid}: has more blocks than a file of {limit} bytes; not an object of this format")
+            raise ObjectError(f"{cid}: has more blocks than a file of {limit} bytes; not an object of this format")
         data = fetch(part)
         check(part, data)
         if part.codec == RAW:
             pieces.append(data)
             size += len(data)
             if size > limit:
-                raise StoreError(f"{cid}: larger than {limit} bytes; not an object of this format")
+                raise ObjectError(f"{cid}: larger than {limit} bytes; not an object of this format")
         else:
             pending.extend(reversed(_children(str(part), data)))
     whole = b"".join(pieces)
     if of(whole) != cid:
-        raise StoreError(f"{cid}: its blocks are cut in another way than this format's; add it again with --raw-leaves")
+        raise ObjectError(
+            f"{cid}: its blocks are cut in another way than this format's; add it again with --raw-leaves"
+        )
     return whole
 
 
@@ -202,9 +206,9 @@ def _children(name: str, data: bytes) -> list[Cid]:
         link = data[place + 2 : place + 2 + length]
         child = _from_binary(link[2:38]) if link[:2] == b"\x0a\x24" else None
         if child is None or len(found) == WIDTH:
-            raise StoreError(f"{name}: not a file node of this format; add the file with --cid-version=1 --raw-leaves")
+            raise ObjectError(f"{name}: not a file node of this format; add the file with --cid-version=1 --raw-leaves")
         found.append(child)
         place += 2 + length
     if not found:
-        raise StoreError(f"{name}: a node without links; add the file with --cid-version=1 --raw-leaves")
+        raise ObjectError(f"{name}: a node without links; add the file with --cid-version=1 --raw-leaves")
     return found

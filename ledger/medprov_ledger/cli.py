@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from . import development, models
-from .development import Status
-from .embedded import CHAIN_ID, Embedded
+from . import terminal
 from .errors import LedgerError
 
+if TYPE_CHECKING:
+    from .development import Status
+    from .embedded import Embedded
+
 DEFAULT_FOLDER = Path(".medprov")
+_STOPPED = "stopped; its state is kept"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +31,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0 done (``status``: the chain is up), 1 not (one line on standard error), 2 wrong usage.
     """
-    options = _parser().parse_args(arguments)
+    terminal.prepare()
+    try:
+        return _run(terminal.parse(_parser(), arguments))
+    except LedgerError as error:
+        terminal.complain(f"medprov-ledger: {error}")
+        return 1
+    except KeyboardInterrupt:
+        terminal.complain("medprov-ledger: interrupted")
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    # imported here and not above: it takes a second, in which Ctrl-C is no error either
+    from . import development
+
     try:
         if options.command == "up":
             if not options.wait:
@@ -37,15 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "down":
             return _down(options.dir)
         _show(development.status(options.dir))
-    except LedgerError as error:
-        print(f"medprov-ledger: {error}", file=sys.stderr)
-        return 1
     except OSError as error:
-        print(f"medprov-ledger: {error.filename or options.dir}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("medprov-ledger: interrupted", file=sys.stderr)
-        return 130
+        raise LedgerError(f"{error.filename or options.dir}: {error.strerror or error}") from error
     return 0
 
 
@@ -88,18 +99,18 @@ def _hash(text: str) -> bytes:
 
 
 def _up(folder: Path, model: bytes | None, ipfs: str | None) -> int:
+    from . import development, models
+
     released, problems = ([model], []) if model is not None else models.offered()
     # a federation without a released model is still good for training one
     for problem in problems:
-        print(f"medprov-ledger: {problem}", file=sys.stderr)
+        terminal.complain(f"medprov-ledger: {problem}")
     done = development.up(folder, released, ipfs)
     said = {"running": "already running", "restarted": "started on its saved state", "created": "created"}
-    print(f"{folder}: {said[done.state]}")
-    print(_chain_line(done.chain))
-    print(f"configuration  {done.config.path} (verifiers: {done.config.path.with_name(development.VERIFIER)})")
-    for one in released:
-        print(f"model          {one.hex()} is released")
-    sys.stdout.flush()
+    lines = [f"{folder}: {said[done.state]}", _chain_line(done.chain)]
+    lines.append(f"configuration  {done.config.path} (verifiers: {done.config.path.with_name(development.VERIFIER)})")
+    lines += [f"model          {one.hex()} is released" for one in released]
+    terminal.say("\n".join(lines), done="the federation is up")
     return 0
 
 
@@ -120,35 +131,46 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 def _wait(folder: Path, stopped: Callable[[], bool]) -> int:
-    print(f"{folder}: waiting for SIGTERM or SIGINT", flush=True)
+    from . import development
+
+    terminal.say(f"{folder}: waiting for SIGTERM or SIGINT", done="the federation is up")
     ours = development.wait(folder, stopped)
-    print(f"{folder}: {'stopped; its state is kept' if ours else 'was stopped by another command'}", flush=True)
+    terminal.say(f"{folder}: {_STOPPED if ours else 'was stopped by another command'}", done="the chain is stopped")
     return 0
 
 
 def _down(folder: Path) -> int:
+    from . import development
+
     stopped = development.down(folder)
-    print(f"{folder}: {'stopped; its state is kept' if stopped else 'was not running'}")
+    terminal.say(f"{folder}: {_STOPPED if stopped else 'was not running'}", done="the chain is stopped")
     return 0
 
 
 def _show(found: Status) -> None:
     store = found.config.store
     place = f"{store.path} ({found.blocks} files)" if store.kind == "blocks" else str(store.api)
-    print(_chain_line(found.chain))
-    print(f"block          {found.block}")
-    print(f"federation     {found.config.federation_address} ({found.config.federation_name})")
-    print(f"registry       {found.config.registry_address}")
-    print(f"members        {len(found.members)}, {found.threshold} must agree")
+    lines = [
+        _chain_line(found.chain),
+        f"block          {found.block}",
+        f"federation     {found.config.federation_address} ({found.config.federation_name})",
+        f"registry       {found.config.registry_address}",
+        f"members        {len(found.members)}, {found.threshold} must agree",
+    ]
     for address, name in found.members.items():
-        print(f"  {name:<12} {address}" if name != address else f"  {address}")
-    print(f"store          {store.kind}, {place}")
-    print(f"records        {found.records} in {found.batches} batches, {found.registrations} single")
-    print(f"rounds         {found.rounds}")
-    print(f"models         {found.models} released")
+        lines.append(f"  {name:<12} {address}" if name != address else f"  {address}")
+    lines += [
+        f"store          {store.kind}, {place}",
+        f"records        {found.records} in {found.batches} batches, {found.registrations} single",
+        f"rounds         {found.rounds}",
+        f"models         {found.models} released",
+    ]
+    terminal.say("\n".join(lines))
 
 
 def _chain_line(chain: Embedded) -> str:
+    from .embedded import CHAIN_ID
+
     return f"chain          {chain.kind}, {chain.rpc}, chain id {CHAIN_ID}, process {chain.pid}"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import rpc_address
 from .errors import ConfigError
 
 ENVIRONMENT = "MEDPROV_CONFIG"
@@ -17,6 +18,9 @@ SEARCH = (Path("medprov.toml"), Path(".medprov/medprov.toml"))
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _BYTES32 = re.compile(r"0x[0-9a-fA-F]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TABLES = ("federation", "chain", "store", "directory", "hospitals")
+_CHAIN = ("rpc", "chain_id", "federation", "registry", "confirmations", "timeout", "confirmation_timeout")
+_HOSPITAL = ("address", "keystore", "password_file", "reader_key", "state")
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Config:
         32 bytes, the same at every member and verifier; the salt of the evidence keys.
     federation_name : str
     rpc : str
-        URL of the chain's JSON-RPC interface (http or https).
+        URL of the chain's JSON-RPC interface (http or https). It may hold a password or a key: show `rpc_shown`.
     chain_id : int
     federation_address, registry_address : str
         Addresses of the two contracts.
@@ -97,7 +101,7 @@ class Config:
     path: Path
     federation_id: bytes
     federation_name: str
-    rpc: str
+    rpc: str = field(repr=False)
     chain_id: int
     federation_address: str
     registry_address: str
@@ -121,11 +125,12 @@ class Config:
         Raises
         ------
         ConfigError
-            No file, not TOML, or a key missing or malformed; the message names file and key.
+            No file, not TOML, or a key missing, malformed or unknown; the message names file and key.
         """
         file = Path(path) if path is not None else find()
         try:
-            text = file.read_text(encoding="utf-8")
+            # some editors put a byte order mark before UTF-8
+            text = file.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise ConfigError(f"{file}: no such configuration file; 'medprov-ledger up' writes one") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -135,6 +140,11 @@ class Config:
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ConfigError(f"{file}: not valid TOML ({_reason(error)}); correct it or write it anew") from None
         return _parse(file, document)
+
+    @property
+    def rpc_shown(self) -> str:
+        """`rpc` for messages and reports, without what may be a key."""
+        return rpc_address.shown(self.rpc)
 
     def hospital(self, name: str | None = None) -> HospitalConfig:
         """The named hospital, or the only one when `name` is None.
@@ -175,12 +185,16 @@ def find() -> Path:
 
 
 class _Table:
-    """One TOML table with checked access; knows its name for error messages."""
+    """One TOML table with checked access; knows its name for error messages. A key not in `known` is refused."""
 
-    def __init__(self, file: Path, name: str, values: Any) -> None:
+    def __init__(self, file: Path, name: str, values: Any, known: tuple[str, ...]) -> None:
         if not isinstance(values, dict):
             raise ConfigError(f"{file}: [{name}] is missing or not a table")
         self.file, self.name, self.values = file, name, values
+        for key in values:
+            # a misspelt key would silently leave its default in force
+            if key not in known:
+                raise self.bad(_spelled(key), f"is unknown; known here: {', '.join(known)}")
 
     def get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
         value = self.values.get(key, default)
@@ -229,19 +243,25 @@ class _Table:
 
 
 def _parse(file: Path, document: dict[str, Any]) -> Config:
-    federation = _Table(file, "federation", document.get("federation"))
-    chain = _Table(file, "chain", document.get("chain"))
-    directory = _Table(file, "directory", document.get("directory", {}))
+    federation = _Table(file, "federation", document.get("federation"), ("id", "name"))
+    chain = _Table(file, "chain", document.get("chain"), _CHAIN)
+    directory = _Table(file, "directory", document.get("directory", {}), ("discoverable", "key"))
+    store = _Table(file, "store", document.get("store"), ("kind", "path", "api"))
+    for name in document:
+        if name not in _TABLES:
+            raise ConfigError(f"{file}: [{_spelled(name)}] is unknown; known are {', '.join(_TABLES)}")
     rpc = chain.text("rpc")
-    if not re.match(r"https?://[^/\s]", rpc):
-        raise chain.bad("rpc", "must be an http:// or https:// address")
+    if problem := rpc_address.problem(rpc):
+        raise chain.bad("rpc", problem)
     discoverable: bool = directory.get("discoverable", bool, False)
     directory_key = directory.bytes32("key") if "key" in directory.values else None
     if discoverable and directory_key is None:
         raise ConfigError(f"{file}: directory.key is missing, although directory.discoverable is true")
-    hospitals = document.get("hospitals", {})
-    if not isinstance(hospitals, dict):
+    tables = document.get("hospitals", {})
+    if not isinstance(tables, dict):
         raise ConfigError(f"{file}: [hospitals] is not a table")
+    hospitals = {name: _hospital(file, name, values) for name, values in tables.items()}
+    _refuse_shared_state(file, hospitals)
     return Config(
         path=file,
         federation_id=federation.bytes32("id"),
@@ -253,10 +273,10 @@ def _parse(file: Path, document: dict[str, Any]) -> Config:
         confirmations=chain.integer("confirmations", 1, 1, 10_000),
         timeout=chain.number("timeout", 10.0, 0.01, 3600),
         confirmation_timeout=chain.number("confirmation_timeout", 120.0, 0.01, 86400),
-        store=_store(_Table(file, "store", document.get("store"))),
+        store=_store(store),
         discoverable=discoverable,
         directory_key=directory_key,
-        hospitals={name: _hospital(file, name, values) for name, values in hospitals.items()},
+        hospitals=hospitals,
     )
 
 
@@ -272,7 +292,7 @@ def _store(table: _Table) -> StoreConfig:
 def _hospital(file: Path, name: str, values: Any) -> HospitalConfig:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{file}: hospital name {name!r} must be letters, digits, '.', '_' or '-' (at most 64)")
-    table = _Table(file, f"hospitals.{name}", values)
+    table = _Table(file, f"hospitals.{name}", values, _HOSPITAL)
     return HospitalConfig(
         name=name,
         address=table.address("address"),
@@ -281,6 +301,22 @@ def _hospital(file: Path, name: str, values: Any) -> HospitalConfig:
         reader_key=table.file_path("reader_key"),
         state=table.file_path("state"),
     )
+
+
+def _refuse_shared_state(file: Path, hospitals: dict[str, HospitalConfig]) -> None:
+    """Two hospitals in one folder would anchor each other's pictures."""
+    owners: dict[str, str] = {}
+    for one in hospitals.values():
+        first = owners.setdefault(os.path.realpath(one.state), one.name)
+        if first != one.name:
+            raise ConfigError(
+                f"{file}: hospitals.{one.name}.state is the folder of {first} too; give each hospital its own"
+            )
+
+
+def _spelled(key: str) -> str:
+    """A key as it may be shown: TOML allows anything between quotation marks."""
+    return key if key.isprintable() else ascii(key)
 
 
 def _reason(error: Exception) -> str:

@@ -25,7 +25,7 @@ from .cid import RAW, Cid
 from .config import Config, HospitalConfig, StoreConfig
 from .deploy import Deployment, Founder, deploy
 from .embedded import DEVELOPMENT_KEY, Embedded
-from .errors import ChainError, ConfigError, LedgerError, StoreError
+from .errors import ChainError, ConfigError, StoreError
 from .federation import Federation
 from .keys import KEYSTORE, PASSWORD, READER, create_account, load_account, load_reader_key, reader_public
 from .registry import Registry
@@ -35,6 +35,8 @@ HOSPITALS = ("hospital-a", "hospital-b", "hospital-c")
 THRESHOLD = 2
 NAME = "medprov development federation"
 CONFIG, VERIFIER = "medprov.toml", "verifier.toml"
+FIRST_START = "first-start"
+"""File that is there until the first start has come to its end: what it has left may be removed."""
 KDF_ITERATIONS = 2**12
 """Cost of scrypt in the development keystores; the default for real ones is 2**18."""
 FUNDS = Web3.to_wei(100, "ether")
@@ -107,7 +109,7 @@ def up(folder: Path, models: Sequence[bytes] = (), ipfs: str | None = None) -> U
     ------
     ChainError
     ConfigError
-        Also where the federation has another store than `ipfs`.
+        Also where the federation has another store than `ipfs`, or has lost its configuration.
     StoreError
         `ipfs` is not a multiaddress.
     """
@@ -116,15 +118,16 @@ def up(folder: Path, models: Sequence[bytes] = (), ipfs: str | None = None) -> U
         if ipfs is not None:
             _check_store(folder / CONFIG, store)
         chain = embedded.load(folder)
+        new = not (folder / CONFIG).exists()
+        if new:
+            _begin(folder)
+            chain = None
         running = chain is not None and embedded.is_running(chain)
         if chain is None or not running:
-            if not (folder / CONFIG).exists():
-                # the configuration is written last: without it the first start was cut short and is done again
-                embedded.discard(folder)
             chain = embedded.start(folder)
         state = "running" if running else "restarted"
         try:
-            if not (folder / CONFIG).exists():
+            if new:
                 _create(folder, chain, store)
                 state = "created"
             config = _with_port(folder, chain)
@@ -132,7 +135,8 @@ def up(folder: Path, models: Sequence[bytes] = (), ipfs: str | None = None) -> U
             released = [_release(connection, model) for model in models]
             if any(released):
                 embedded.wait_until_saved(folder)
-        except LedgerError:
+        except BaseException:
+            # Ctrl-C included: nobody would know of a chain that was left running
             if not running:
                 embedded.stop(folder)
             raise
@@ -255,6 +259,20 @@ def _runs_now(folder: Path) -> bool:
         return chain is not None and embedded.is_running(chain)
 
 
+def _begin(folder: Path) -> None:
+    """Prepare a first start; nothing is removed but what an earlier one that was cut short has left."""
+    marker = folder / FIRST_START
+    if not marker.exists():
+        if embedded.has_state(folder):
+            raise ConfigError(
+                f"{folder / CONFIG}: is missing, but the chain here may hold records; restore the file, "
+                f"or remove {folder} to begin anew"
+            )
+        marker.touch()
+    embedded.stop(folder)
+    embedded.discard(folder)
+
+
 def _create(folder: Path, chain: Embedded, store: StoreConfig) -> None:
     """Hospitals, contracts, members, store and, last, the configuration."""
     w3 = connect_http(chain.rpc)
@@ -274,6 +292,8 @@ def _create(folder: Path, chain: Embedded, store: StoreConfig) -> None:
     # a hard kill right after this must not leave a configuration of contracts that are nowhere
     embedded.wait_until_saved(folder)
     _write(folder / VERIFIER, common)
+    # not after the configuration: a marker that is left over would let the next start remove records
+    (folder / FIRST_START).unlink()
     _write(folder / CONFIG, [*common, *_hospital_lines(hospitals)])
 
 

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import platform
+import re
 import secrets
 import shutil
 import signal
@@ -62,12 +63,16 @@ class Embedded:
         None after a regular stop.
     started : str
         The process's identity beside its number, which the system gives again to others.
+    place : str
+        The folder's device and inode: the process of a copied ``chain.json`` belongs to another folder. Empty in files
+        of medprov 0.1.0.
     """
 
     kind: str
     port: int
     pid: int | None
     started: str
+    place: str = ""
 
     @property
     def rpc(self) -> str:
@@ -134,6 +139,8 @@ def locked(folder: Path) -> Iterator[None]:
 def load(folder: Path) -> Embedded | None:
     """What is known about the folder's chain; None where there never was one.
 
+    In a copy of a folder the chain is down: the process that ``chain.json`` names serves the original.
+
     Raises
     ------
     ChainError
@@ -144,12 +151,15 @@ def load(folder: Path) -> Embedded | None:
         fields = json.loads(file.read_text(encoding="utf-8"))
         found = Embedded(**fields)
         sound = found.kind in _DATA and isinstance(found.port, int) and isinstance(found.pid, int | None)
+        sound = sound and isinstance(found.place, str)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError):
         sound = False
     if not sound:
         raise ChainError(f"{file}: damaged; restore it from a backup, or stop the chain by hand and remove {folder}")
+    if found.place not in ("", _place(folder)):
+        return replace(found, pid=None, started="", place=_place(folder))
     return found
 
 
@@ -199,14 +209,16 @@ def start(folder: Path) -> Embedded:
             )
     except OSError as error:
         raise ChainError(f"{command[0]}: cannot be started ({error.strerror}); install it anew") from None
-    _children.append(child)
-    chain = Embedded(kind, port, child.pid, _identity(child.pid) or "")
-    _save(folder, chain)
     try:
+        _children.append(child)
+        chain = Embedded(kind, port, child.pid, _identity(child.pid) or "", _place(folder))
+        _save(folder, chain)
         if kind == "anvil":
             _start_keeper(chain, data, log)
         _wait_until_ready(chain, child, log, data)
-    except ChainError:
+    except BaseException:
+        # at Ctrl-C too; the first line is for a child that chain.json does not know yet
+        child.terminate()
         stop(folder)
         raise
     return chain
@@ -237,11 +249,21 @@ def stop(folder: Path) -> bool:
     raise ChainError(f"{folder}: the chain (process {chain.pid}) does not end; stop it by hand")
 
 
+def has_state(folder: Path) -> bool:
+    """Whether anything of a chain lies in the folder."""
+    return any(file.exists() for file in _state_files(folder))
+
+
 def discard(folder: Path) -> None:
     """Remove the state of a chain that is not running."""
+    for file in _state_files(folder):
+        file.unlink(missing_ok=True)
+
+
+def _state_files(folder: Path) -> Iterator[Path]:
     for name in (_STATE, *_DATA.values()):
-        (folder / name).unlink(missing_ok=True)
-        _anvil_keeper.copy_of(folder / name).unlink(missing_ok=True)
+        yield folder / name
+        yield _anvil_keeper.copy_of(folder / name)
 
 
 def wait_until_saved(folder: Path) -> None:
@@ -314,9 +336,10 @@ def _wait_until_ready(chain: Embedded, child: subprocess.Popen[bytes], log: Path
     w3 = connect_http(chain.rpc, timeout=5.0)
     while True:
         if child.poll() is not None:
-            raise ChainError(
-                f"{data}: the chain did not start: {_reason(log)}; restore the file from a backup, or use another --dir"
-            )
+            reason = _reason(log, data)
+            # the Python EVM says itself what to do
+            advice = "" if ";" in reason else "; restore the file from a backup, or use another --dir"
+            raise ChainError(f"{data}: the chain did not start: {reason}{advice}")
         try:
             with chain_errors(chain.rpc):
                 found = w3.eth.chain_id
@@ -332,11 +355,16 @@ def _wait_until_ready(chain: Embedded, child: subprocess.Popen[bytes], log: Path
         return
 
 
-def _reason(log: Path) -> str:
-    """The line of the child's output that says most."""
+def _reason(log: Path, data: Path) -> str:
+    """The line of the child's output that says most, without time and what the reader knows already."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     telling = [line for line in lines if "error" in line.lower()] or lines or ["it said nothing"]
-    return telling[-1][:300]
+    return re.sub(r"^[\d-]+ [\d:,]+ [A-Z]+ ", "", telling[-1]).removeprefix(f"{data.resolve()}: ")[:300]
+
+
+def _place(folder: Path) -> str:
+    found = folder.stat()
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def _save(folder: Path, chain: Embedded) -> None:

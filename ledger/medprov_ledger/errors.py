@@ -13,6 +13,10 @@ class ChainError(LedgerError):
     """The chain does not answer or does not do what was asked."""
 
 
+class ChainAwayError(ChainError):
+    """The chain's node does not answer, not in time, or not now; asking again later may help."""
+
+
 class WrongChainError(ChainError):
     """The node serves another chain than the configuration names."""
 
@@ -40,9 +44,21 @@ class StoreError(LedgerError):
     """A block store or IPFS daemon does not answer, or gives other bytes than the CID names."""
 
 
+class UnreachableError(StoreError):
+    """The store as a whole is not there; what was asked for may well be in it."""
+
+
+class ObjectError(StoreError):
+    """What the CID names is no object of this format, whoever gives it: fetching it again cannot help."""
+
+
 class SealError(LedgerError):
     """Something sealed cannot be opened with this key."""
 
 
 class RecordError(LedgerError):
     """A record, proof or manifest is malformed or does not match its anchor."""
+
+
+class StandardOutputError(LedgerError):
+    """What a command has to say cannot be written to its standard output."""

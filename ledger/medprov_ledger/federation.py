@@ -216,7 +216,7 @@ class Federation:
         Parameters
         ----------
         number : int
-            Greater than every anchored one; from 1.
+            The last one's number plus one; 1 for the first.
         model_hash : bytes
             32 bytes, SHA-256 of the aggregated weights.
         cid : str
@@ -229,7 +229,7 @@ class Federation:
         Raises
         ------
         RevertedError
-            ``NotMember``, ``RoundNotNewer``, ``ZeroHash``, ``BadCid``.
+            ``NotMember``, ``RoundNotNext``, ``ZeroHash``, ``BadCid``.
         """
         return self.chain.send(
             self.contract.functions.anchorRound(number, model_hash, cid, updates_root, metrics_hash), account

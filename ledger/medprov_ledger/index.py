@@ -1,61 +1,36 @@
 """The local index: from a record key, an image hash or a perceptual hash to records, without asking anybody.
 
-Everything in it comes from the chain's anchors and their manifests; it may be deleted and is built again. A manifest is
-taken as a whole or not at all (:func:`medprov_ledger.manifest.verify`, and the owner a member at the anchor's block).
+Everything in it comes from the chain's anchors and their manifests; it may be deleted and is built again, which also
+happens by itself where its file is damaged. A manifest is taken as a whole or not at all
+(:func:`medprov_ledger.manifest.verify`, and the owner a member at the anchor's block).
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
-from . import eip712, manifest, sealing
-from .errors import RecordError, SealError, StoreError
+from . import _canonical, eip712, sealing
+from ._index_file import DamagedError, IndexFile
+from ._index_sync import AnchorSource, Membership, Problem, Sources, SyncReport, sync
+from .errors import ChainError, LedgerError, RecordError
 from .record import Record
 from .registry import Anchor
 from .store import Store
 
-SCHEMA = 1
-"""Raise it when a new version of manifest or record becomes readable: batches refused before are then read again."""
-_APPLICATION = 0x4D505249
-_TABLES = """
-CREATE TABLE domain (chain_id TEXT NOT NULL, registry TEXT NOT NULL);
-CREATE TABLE batches (
-    root BLOB PRIMARY KEY, owner TEXT NOT NULL, block INTEGER NOT NULL, time INTEGER NOT NULL, count INTEGER NOT NULL,
-    cid TEXT NOT NULL, tx_hash TEXT, state TEXT NOT NULL, reason TEXT NOT NULL, key_id BLOB, directory BLOB);
-CREATE TABLE records (
-    leaf BLOB NOT NULL, root BLOB NOT NULL REFERENCES batches ON DELETE CASCADE, position INTEGER NOT NULL,
-    key BLOB NOT NULL, released_hash BLOB NOT NULL, record TEXT NOT NULL, signature BLOB NOT NULL, proof BLOB NOT NULL,
-    payload BLOB, PRIMARY KEY (root, position)) WITHOUT ROWID;
-CREATE INDEX by_leaf ON records (leaf);
-CREATE INDEX by_key ON records (key);
-CREATE INDEX by_released_hash ON records (released_hash);
-"""
+__all__ = ["AnchorSource", "Entry", "Membership", "Problem", "RecordIndex", "SyncReport"]
+
 _SELECT = """
 SELECT r.record, r.signature, r.leaf, r.proof, r.payload, b.root, b.owner, b.block, b.time, b.count, b.cid, b.tx_hash
-FROM records r JOIN batches b USING (root)
+FROM records r JOIN batches b ON b.id = r.batch
 """
-_ORDER = " ORDER BY b.block, b.root, r.position"
-
-
-class AnchorSource(Protocol):
-    """What the index needs of :class:`medprov_ledger.registry.Registry`."""
-
-    def anchors(self, from_block: int = 0) -> list[Anchor]:
-        """All confirmed anchors, oldest first."""
-
-
-class Membership(Protocol):
-    """What the index needs of :class:`medprov_ledger.federation.Federation`."""
-
-    def is_member(self, address: str, block: int | None = None) -> bool:
-        """Whether `address` was an active member at `block`."""
+_ORDER = " ORDER BY b.block, b.root, b.owner, r.position"
+_LONGEST = 4096
+"""A record's JSON has a fifth of this."""
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -87,36 +62,11 @@ class Entry:
     payload: bytes | None = None
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A batch that is anchored but not in the index.
-
-    Parameters
-    ----------
-    root : bytes
-    cid : str
-    state : str
-        ``"bad"``: the manifest is false, for ever. ``"missing"``: it could not be fetched; the next sync tries again.
-    reason : str
-    """
-
-    root: bytes
-    cid: str
-    state: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class SyncReport:
-    """What one sync did: batches taken in, batches that the chain no longer has, problems of this run."""
-
-    added: int
-    removed: int
-    problems: tuple[Problem, ...]
-
-
 class RecordIndex:
     """The index of one registry; safe to share between threads.
+
+    A file that turns out to be damaged is set aside and built again from the sources of the last sync. Where they do
+    not answer at that moment, the look-ups raise ChainError until the next sync.
 
     Parameters
     ----------
@@ -128,28 +78,30 @@ class RecordIndex:
     Raises
     ------
     RecordError
-        The file is not an index or cannot be opened.
+        The file is another program's database or cannot be opened.
     """
 
     def __init__(self, path: Path | str, domain: eip712.Domain) -> None:
         self.path, self.domain = str(path), domain
-        self._lock = threading.RLock()
-        with self._errors():
-            self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._prepare()
+        self._file = IndexFile(self.path, domain)
+        # two syncs at once would fetch everything twice
+        self._syncing = threading.RLock()
+        self._sources: Sources | None = None
+        self._reported: dict[tuple[str, bytes], str] = {}
+        self._trouble = ""
 
     def close(self) -> None:
         """Close the file; the index cannot be used any more."""
-        self._db.close()
+        self._file.close()
 
     def sync(
         self, registry: AnchorSource, federation: Membership, store: Store, directory_key: bytes | None = None
     ) -> SyncReport:
         """Bring the index to the state of the chain.
 
-        Reads all anchors, drops the batches that a reorganisation took away, fetches the manifests of the new ones.
+        Reads all anchors, drops the batches that a reorganisation took away, fetches the manifests of the new ones. A
+        manifest that does not come is tried again after a pause that grows, and a sync gives up on such ones after a
+        while; all that are missing are in the report.
 
         Parameters
         ----------
@@ -164,23 +116,15 @@ class RecordIndex:
         ChainError
             The chain does not answer; batches taken before that stay, the next sync goes on from there.
         """
-        anchors = {anchor.root: anchor for anchor in registry.anchors()}
-        removed = self._drop_absent(anchors)
-        with self._errors():
-            settled = {row[0] for row in self._db.execute("SELECT root FROM batches WHERE state IN ('good', 'bad')")}
-        added = 0
-        problems = []
-        for anchor in anchors.values():
-            if anchor.root in settled:
-                continue
-            problem = self._take(anchor, federation, store)
-            if problem is None:
-                added += 1
-            else:
-                problems.append(problem)
-        if directory_key is not None:
-            self._open_directories(directory_key)
-        return SyncReport(added, removed, tuple(problems))
+        with self._syncing:
+            sources = Sources(registry, federation, store, directory_key)
+            self._sources, self._trouble = sources, ""
+            try:
+                report = sync(self._file, sources)
+            except DamagedError as damage:
+                report = self._build_anew(damage, sources)
+            self._reported = _missing(report)
+            return report
 
     def by_key(self, record_key: bytes) -> list[Entry]:
         """All records of a record key (32 bytes), earliest anchor first; two owners may claim one key."""
@@ -211,128 +155,82 @@ class RecordIndex:
 
     def payloads(self) -> list[tuple[bytes, bytes]]:
         """Payload (12 bytes) and leaf of every record whose directory was opened; for list decoding."""
-        with self._errors():
-            rows = self._db.execute("SELECT payload, leaf FROM records WHERE payload IS NOT NULL ORDER BY leaf")
-            return rows.fetchall()
+        query = "SELECT payload, leaf FROM records WHERE payload IS NOT NULL ORDER BY leaf"
+        return self._ask(lambda: [self._payload(row) for row in self._file.read(query)])
 
     def problems(self) -> list[Problem]:
-        """Anchored batches that are not in the index, and why."""
-        with self._errors():
-            rows = self._db.execute("SELECT root, cid, state, reason FROM batches WHERE state != 'good' ORDER BY block")
-            return [Problem(*row) for row in rows]
+        """Anchored batches that were looked at and are not in the index, and why."""
+        query = "SELECT owner, root, cid, state, reason FROM batches WHERE state != 'good' ORDER BY block"
+        return self._ask(lambda: [Problem(*row) for row in self._file.read(query)])
 
     def __len__(self) -> int:
-        with self._errors():
-            return int(self._db.execute("SELECT count(*) FROM records").fetchone()[0])
-
-    def _take(self, anchor: Anchor, federation: Membership, store: Store) -> Problem | None:
-        try:
-            # the chain is asked first: a manifest of a stranger is not even fetched
-            if not federation.is_member(anchor.owner, anchor.block):
-                raise RecordError(f"anchor of {anchor.owner}: not a member at block {anchor.block}")
-            found = manifest.parse(store.get(anchor.cid, manifest.MAX_SIZE))
-            manifest.verify(found, anchor, self.domain)
-        except StoreError as error:
-            return self._reject(anchor, "missing", str(error))
-        except RecordError as error:
-            return self._reject(anchor, "bad", str(error))
-        rows = []
-        for position, signed in enumerate(found.records):
-            record = signed.record
-            keys = (found.leaves[position], anchor.root, position, record.key, record.released_hash)
-            proof = b"".join(found.tree.proofs[position])
-            rows.append((*keys, json.dumps(record.to_json()), signed.signature, proof))
-        with self._write():
-            self._batch(anchor, "good", "", found.directory)
-            self._db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", rows)
-        return None
-
-    def _reject(self, anchor: Anchor, state: str, reason: str) -> Problem:
-        with self._write():
-            self._batch(anchor, state, reason, None)
-        return Problem(anchor.root, anchor.cid, state, reason)
-
-    def _batch(self, anchor: Anchor, state: str, reason: str, directory: manifest.SealedDirectory | None) -> None:
-        sealed = (None, None) if directory is None else (directory.key_id, directory.sealed)
-        self._db.execute("DELETE FROM batches WHERE root = ?", (anchor.root,))
-        a = anchor
-        row = (a.root, a.owner, a.block, a.time, a.count, a.cid, a.tx_hash, state, reason, *sealed)
-        self._db.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-
-    def _open_directories(self, key: bytes) -> None:
-        with self._errors():
-            rows = self._db.execute(
-                "SELECT root, count, key_id, directory FROM batches WHERE key_id = ? AND directory IS NOT NULL",
-                (sealing.key_id(key),),
-            ).fetchall()
-        for root, count, key_id, sealed in rows:
-            reason = ""
-            payloads: Sequence[bytes] = ()
-            try:
-                payloads = manifest.unseal_directory(manifest.SealedDirectory(key_id, sealed), key, root, count)
-            except (SealError, RecordError) as error:
-                # the records stand without it: their proofs do not depend on the directory
-                reason = f"directory: {error}"
-            with self._write():
-                self._db.execute("UPDATE batches SET directory = NULL, reason = ? WHERE root = ?", (reason, root))
-                self._db.executemany(
-                    "UPDATE records SET payload = ? WHERE root = ? AND position = ?",
-                    [(payload, root, position) for position, payload in enumerate(payloads)],
-                )
-
-    def _drop_absent(self, anchors: dict[bytes, Anchor]) -> int:
-        with self._write():
-            rows = self._db.execute("SELECT root, owner, block, cid FROM batches").fetchall()
-            standing = {(anchor.root, anchor.owner, anchor.block, anchor.cid) for anchor in anchors.values()}
-            gone = [(row[0],) for row in rows if row not in standing]
-            self._db.executemany("DELETE FROM batches WHERE root = ?", gone)
-        return len(gone)
+        return self._ask(lambda: int(self._file.read("SELECT count(*) FROM records")[0][0]))
 
     def _entries(self, where: str, values: Iterable[bytes]) -> list[Entry]:
-        with self._errors():
-            return [_entry(row) for row in self._db.execute(f"{_SELECT} {where} {_ORDER}", tuple(values)).fetchall()]
+        query = f"{_SELECT} {where} {_ORDER}"
+        found = self._ask(lambda: [self._entry(row) for row in self._file.read(query, tuple(values))])
+        if self._trouble:
+            raise ChainError(f"{self.path}: the index was damaged and is not whole again: {self._trouble}")
+        return found
 
-    def _prepare(self) -> None:
-        wanted = (str(self.domain.chain_id), self.domain.registry)
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        ours = self._db.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION
-        if not ours and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise RecordError(f"{self.path}: is another program's database; name a file of its own for the index")
-        current = self._db.execute("SELECT * FROM domain").fetchone() if version == SCHEMA else None
-        if current == wanted:
-            return
-        with self._write():
-            for table in ("records", "batches", "domain"):
-                self._db.execute(f"DROP TABLE IF EXISTS {table}")
-            for statement in _TABLES.split(";\n")[:-1]:
-                self._db.execute(statement)
-            self._db.execute("INSERT INTO domain VALUES (?, ?)", wanted)
-            self._db.execute(f"PRAGMA user_version = {SCHEMA}")
-            self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
-
-    @contextmanager
-    def _write(self) -> Iterator[None]:
-        """One transaction: all of it or nothing."""
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _ask(self, question: Callable[[], _Answer]) -> _Answer:
+        """Answer a question; where the file proves to be damaged, build it again first."""
+        generation = self._file.generation
         try:
-            with self._lock:
-                yield
-        except sqlite3.Error as error:
-            raise RecordError(f"{self.path}: index not usable ({error}); delete the file, it is built again") from None
+            return question()
+        except DamagedError as damage:
+            with self._syncing:
+                # another thread may have done it meanwhile
+                if self._file.generation == generation:
+                    self._rebuild(damage)
+            return question()
+
+    def _rebuild(self, damage: DamagedError) -> None:
+        if self._sources is None:
+            self._file.begin_anew(damage)
+            return
+        try:
+            report = self._build_anew(damage, self._sources)
+            # what was missing before, the last sync has told its caller
+            lost = [reason for name, reason in _missing(report).items() if name not in self._reported]
+            self._trouble = lost[0] if lost else ""
+        except LedgerError as error:
+            self._trouble = str(error)
+
+    def _build_anew(self, damage: DamagedError, sources: Sources) -> SyncReport:
+        # other threads must wait: half an index would tell them that there is no record
+        with self._file.lock:
+            self._file.begin_anew(damage)
+            return sync(self._file, sources)
+
+    def _entry(self, row: Sequence[Any]) -> Entry:
+        text, signature, leaf, proof, payload, root, owner, block, moment, count, cid, tx_hash = row
+        try:
+            record = Record.from_json(_canonical.loads(_canonical.text(text, _LONGEST, "record").encode(), "record"))
+            nodes = tuple(
+                _canonical.fixed(proof[start : start + 32], 32, "proof") for start in range(0, len(proof), 32)
+            )
+            if payload is not None:
+                _canonical.fixed(payload, sealing.PAYLOAD_SIZE, "payload")
+            return Entry(
+                record=record,
+                signature=_canonical.fixed(signature, 65, "signature"),
+                leaf=_canonical.fixed(leaf, 32, "leaf"),
+                proof=nodes,
+                root=_canonical.fixed(root, 32, "root"),
+                anchor=Anchor(root, owner, block, moment, count, cid, tx_hash),
+                payload=payload,
+            )
+        except (RecordError, TypeError):
+            raise DamagedError(self.path, "a record cannot be read") from None
+
+    def _payload(self, row: Sequence[Any]) -> tuple[bytes, bytes]:
+        try:
+            payload = _canonical.fixed(row[0], sealing.PAYLOAD_SIZE, "payload")
+            return payload, _canonical.fixed(row[1], 32, "leaf")
+        except RecordError:
+            raise DamagedError(self.path, "a payload cannot be read") from None
 
 
-def _entry(row: Sequence[Any]) -> Entry:
-    text, signature, leaf, proof, payload, root, owner, block, time, count, cid, tx_hash = row
-    nodes = tuple(proof[start : start + 32] for start in range(0, len(proof), 32))
-    anchor = Anchor(root, owner, block, time, count, cid, tx_hash)
-    return Entry(Record.from_json(json.loads(text)), signature, leaf, nodes, root, anchor, payload)
+def _missing(report: SyncReport) -> dict[tuple[str, bytes], str]:
+    return {(one.owner, one.root): one.reason for one in report.problems if one.state == "missing"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +129,8 @@ def _password(path: Path) -> str:
         mode = path.stat().st_mode
     except OSError as error:
         raise ConfigError(f"{path}: password file cannot be read ({error.strerror})") from None
+    if stat.S_ISDIR(mode):
+        raise ConfigError(f"{path}: is a folder; name the file in it that holds the password")
     if os.name == "posix" and mode & 0o077:
         raise ConfigError(f"{path}: others may read this password file; chmod 600 it")
     return _read(path).strip()

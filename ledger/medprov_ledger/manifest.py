@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from .registry import Anchor
 
 VERSION = 1
-MAX_SIZE = 1 << 28
 MAX_RECORDS = 1 << 17
+# canonical JSON of a record, its signature and its 12 bytes in the directory has at most 821 bytes, and one bracket or
+# comma in 56; the rest of a manifest has 389 bytes. The difference is room for later versions, to be refused by name
+_FRAME, _ENTRY = 512, 832
+_FRAME_PARTS, _BYTES_PER_PART = 32, 32
+MAX_SIZE = _FRAME + _ENTRY * MAX_RECORDS
+"""Largest manifest, bytes."""
 _KIND = "medprov manifest"
 _FIELDS = ("kind", "version", "chain_id", "registry", "root", "records", "directory")
 _DIRECTORY_MAGIC = b"MPDI"
@@ -150,6 +155,19 @@ def build(
     return Manifest(domain, root, tuple(records), directory)
 
 
+def largest(count: int) -> int:
+    """Most bytes that a manifest of `count` records can have; no reader needs to fetch more.
+
+    Raises
+    ------
+    RecordError
+        No batch has so many records.
+    """
+    if not 1 <= count <= MAX_RECORDS:
+        raise RecordError(f"batch of {count} records: must hold 1 to {MAX_RECORDS}")
+    return _FRAME + _ENTRY * count
+
+
 def parse(data: bytes) -> Manifest:
     """Decode a manifest. Nothing in it is proved by this: see :func:`verify`.
 
@@ -160,6 +178,7 @@ def parse(data: bytes) -> Manifest:
     """
     if len(data) > MAX_SIZE:
         raise RecordError(f"manifest: {len(data)} bytes are more than {MAX_SIZE}")
+    _check_shape(data)
     values = _canonical.loads(data, "manifest")
     if not isinstance(values, dict) or values.get("kind") != _KIND:
         raise RecordError("manifest: is not a manifest")
@@ -231,6 +250,18 @@ def unseal_directory(directory: SealedDirectory, key: bytes, root: bytes, count:
     if len(payloads) != count:
         raise RecordError(f"directory: holds {len(payloads)} payloads for {count} records")
     return payloads
+
+
+def _check_shape(data: bytes) -> None:
+    """Refuse what would unfold to many times its size in memory: three bytes can name a list, which takes 64.
+
+    The strings of a manifest hold nothing but hexadecimal digits, base32 and base64, so no parser is needed to count.
+    """
+    if not data.isascii():
+        raise RecordError("manifest: holds other letters than ASCII; not written by this format")
+    parts = sum(data.count(mark) for mark in (b"{", b"[", b","))
+    if parts > _FRAME_PARTS + len(data) // _BYTES_PER_PART:
+        raise RecordError(f"manifest: {parts} brackets and commas in {len(data)} bytes; not written by this format")
 
 
 def _check_signed(signed: SignedRecord, owner: str, domain: eip712.Domain, what: str) -> None:

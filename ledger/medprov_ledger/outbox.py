@@ -5,7 +5,8 @@ sealing again would change the CID, and drawing again would change the mark.
 
 States of a picture: ``drawn`` (serial, salt, nonces and time exist), ``marked``, ``bundled`` (evidence and bundle are
 sealed, the record is signed), ``stored`` (both lie in the store), ``anchored`` (in a batch with a transaction),
-``confirmed``. States of a batch: ``built``, ``stored``, ``anchored``, ``confirmed``.
+``confirmed``. States of a batch: ``built``, ``anchored``, ``confirmed``; its manifest goes into the store between the
+last two, because nobody may read a record before its anchor stands.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .manifest import SignedRecord
 from .record import Record
 
 STATES = ("drawn", "marked", "bundled", "stored", "anchored", "confirmed")
-BATCH_STATES = ("built", "stored", "anchored", "confirmed")
+BATCH_STATES = ("built", "anchored", "confirmed")
 SCHEMA = 1
 _APPLICATION = 0x4D504F42
 _TABLES = (
@@ -100,7 +101,7 @@ class Batch:
     state : str
         One of :data:`BATCH_STATES`.
     manifest : bytes
-        What is stored in IPFS.
+        What is stored in IPFS once the anchor stands.
     cid : str
     count : int
     tx_hash : str or None
@@ -199,7 +200,7 @@ class Outbox:
         return self._advance(job, "stored", {})
 
     def add_batch(self, root: bytes, manifest: bytes, cid: str, jobs: Sequence[str]) -> Batch:
-        """Keep a batch's manifest and the pictures in it; to be called before the manifest is sent.
+        """Keep a batch's manifest and the pictures in it; to be called before its root is anchored.
 
         Parameters
         ----------
@@ -233,10 +234,6 @@ class Outbox:
                 raise RecordError(f"{self.path}: batch 0x{root.hex()} was built with another manifest; send that one")
         return self.batch(root)
 
-    def set_batch_stored(self, root: bytes) -> Batch:
-        """Note that the store has the manifest."""
-        return self._advance_batch(root, "stored", {})
-
     def set_anchored(self, root: bytes, tx_hash: str, block: int) -> Batch:
         """Note the transaction that anchored the batch; its pictures are anchored with it."""
         return self._advance_batch(root, "anchored", {"tx_hash": tx_hash, "block": block})
@@ -244,7 +241,7 @@ class Outbox:
     def set_unanchored(self, root: bytes) -> Batch:
         """Take an anchor back that a reorganisation removed before it was confirmed; the batch must be sent again."""
         with self._write():
-            assignments = "state = 'stored', tx_hash = NULL, block = NULL"
+            assignments = "state = 'built', tx_hash = NULL, block = NULL"
             changed = self._db.execute(
                 f"UPDATE batches SET {assignments} WHERE root = ? AND state = 'anchored'", (root,)
             ).rowcount
@@ -255,7 +252,7 @@ class Outbox:
         return self.batch(root)
 
     def set_confirmed(self, root: bytes) -> Batch:
-        """Note that the anchor is deep enough: the pictures may leave the hospital."""
+        """Note that the anchor is deep enough and the store has the manifest: the pictures may leave the hospital."""
         return self._advance_batch(root, "confirmed", {})
 
     def item(self, job: str) -> Item:
@@ -330,8 +327,7 @@ class Outbox:
                 columns = "".join(f", {name} = ?" for name in values)
                 parameters = (state, *values.values(), root)
                 self._db.execute(f"UPDATE batches SET state = ?{columns} WHERE root = ?", parameters)
-                if state in STATES[4:]:
-                    self._db.execute("UPDATE items SET state = ? WHERE root = ?", (state, root))
+                self._db.execute("UPDATE items SET state = ? WHERE root = ?", (state, root))
         return self.batch(root)
 
     def _row(self, job: str) -> Any:

@@ -116,7 +116,7 @@ class Registry:
         Raises
         ------
         RevertedError
-            ``NotMember``, ``RootAlreadyAnchored``, ``EmptyBatch``, ``ZeroHash``, ``BadCid``.
+            ``NotMember``, ``RootAlreadyAnchored`` (by this account), ``EmptyBatch``, ``ZeroHash``, ``BadCid``.
         """
         return self.chain.send(self.contract.functions.anchorBatch(_bytes32(root), count, cid), account)
 
@@ -138,27 +138,36 @@ class Registry:
         """
         return self.chain.send(self.contract.functions.register(_fields(record)), account)
 
-    def anchor(self, root: bytes, *, confirmed: bool = True) -> Anchor | None:
-        """The anchor of a root; None while there is none.
+    def anchor(self, owner: str, root: bytes, *, confirmed: bool = True) -> Anchor | None:
+        """A member's anchor of a root; None while there is none.
 
         Parameters
         ----------
+        owner : str
+            The member's address; others may have anchored the same root.
         root : bytes
             32 bytes.
         confirmed : bool
             True hides an anchor that is not yet ``config.confirmations`` blocks deep.
         """
-        owner, block, time, count, cid = self.chain.call(self.contract.functions.anchor(_bytes32(root)))
+        owner = Web3.to_checksum_address(owner)
+        block, time, count, cid = self.chain.call(self.contract.functions.anchor(owner, _bytes32(root)))
         if block == 0 or (confirmed and block > self.chain.confirmed_head()):
             return None
-        logs = self.chain.events(self.contract.events.BatchAnchored, block, block, {"root": root})
+        logs = self.chain.events(self.contract.events.BatchAnchored, block, block, {"owner": owner, "root": root})
         tx_hash = next((Web3.to_hex(log["transactionHash"]) for log in logs), None)
         return Anchor(root, owner, block, time, count, cid, tx_hash)
 
-    def verify(self, root: bytes, leaf: bytes, proof: list[bytes]) -> bool:
-        """True where `root` is anchored and `proof` leads from the record `leaf` to it; decided by the contract."""
+    def verify(self, owner: str, root: bytes, leaf: bytes, proof: list[bytes]) -> bool:
+        """True where `owner` anchored `root` and `proof` leads from the record `leaf` to it; the contract decides.
+
+        It does not look into the record: pass the owner that the record names.
+        """
         proof = [_bytes32(node) for node in proof]
-        return bool(self.chain.call(self.contract.functions.verify(_bytes32(root), _bytes32(leaf), proof)))
+        function = self.contract.functions.verify(
+            Web3.to_checksum_address(owner), _bytes32(root), _bytes32(leaf), proof
+        )
+        return bool(self.chain.call(function))
 
     def anchors(self, from_block: int = 0, to_block: int | None = None) -> list[Anchor]:
         """All confirmed anchors in a range of blocks, oldest first.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import ipfshttpclient
 
 from . import _files, cid
-from .errors import StoreError
+from .errors import StoreError, UnreachableError
 
 if TYPE_CHECKING:
     from .config import Config
@@ -99,6 +99,8 @@ class BlockStore:
         try:
             data = file.read_bytes()
         except FileNotFoundError:
+            if not self.path.is_dir():
+                raise UnreachableError(f"{self.path}: no such folder; correct store.path or copy the blocks") from None
             raise StoreError(f"{file}: no such block; copy it from another store or add the file again") from None
         except OSError as error:
             raise StoreError(f"{file}: cannot be read ({error.strerror})") from None
@@ -207,7 +209,7 @@ class IpfsStore:
         if isinstance(error, ipfshttpclient.exceptions.TimeoutError):
             return StoreError(f"{self.api}: {what} within {self.timeout:g} s; try again or raise chain.timeout")
         if isinstance(error, ipfshttpclient.exceptions.ConnectionError):
-            return StoreError(f"{self.api}: no IPFS daemon answers; start it or correct store.api")
+            return UnreachableError(f"{self.api}: no IPFS daemon answers; start it or correct store.api")
         return StoreError(f"{self.api}: {what} ({_line(error)}); look into the daemon's log")
 
 

@@ -149,21 +149,22 @@ def test_the_same_on_every_chain(node: Node) -> None:
     assert registry.record_id(record) == leaf
     tree = merkle.tree([leaf, *(os.urandom(32) for _ in range(4))])
     receipt = registry.anchor_batch(tree.root, 5, CID, members[1])
-    anchor = registry.anchor(tree.root)
+    anchor = registry.anchor(members[1].address, tree.root)
     assert anchor is not None
     assert (anchor.owner, anchor.cid, anchor.count, anchor.block) == (members[1].address, CID, 5, receipt.block)
     assert anchor.tx_hash == receipt.tx_hash
     assert registry.anchors() == [anchor]
-    assert registry.verify(tree.root, leaf, list(tree.proofs[0]))
-    assert not registry.verify(tree.root, leaf, list(tree.proofs[1]))
+    assert registry.verify(members[1].address, tree.root, leaf, list(tree.proofs[0]))
+    assert not registry.verify(members[1].address, tree.root, leaf, list(tree.proofs[1]))
+    assert not registry.verify(members[0].address, tree.root, leaf, list(tree.proofs[0]))
     registry.register(record, members[1])
     assert [found.record for found in registry.registrations()] == [record]
 
     for error, action in {
         "NotMember": lambda: registry.anchor_batch(os.urandom(32), 1, CID, stranger),
-        "RootAlreadyAnchored": lambda: registry.anchor_batch(tree.root, 5, CID, members[0]),
+        "RootAlreadyAnchored": lambda: registry.anchor_batch(tree.root, 5, CID, members[1]),
         "AlreadyRegistered": lambda: registry.register(record, members[1]),
-        "RoundNotNewer": lambda: federation.anchor_round(1, model, "bafy", model, model, members[0]),
+        "RoundNotNext": lambda: federation.anchor_round(3, model, "bafy", model, model, members[0]),
         "AlreadyReleased": lambda: federation.release_model(model, "bafymodel", members[1]),
         "FutureBlock": lambda: federation.is_member(newcomer, 10**9),
     }.items():
@@ -180,7 +181,7 @@ def test_the_same_on_every_chain(node: Node) -> None:
         Chain.connect(config)
     node.start()
     chain = Chain.connect(config_of(node.rpc, federation_id, made.federation, made.registry))
-    assert Registry(chain).anchor(tree.root) == anchor
+    assert Registry(chain).anchor(members[1].address, tree.root) == anchor
     assert Registry(chain).anchors() == [anchor]
     assert Federation(chain).last_round() == last
     assert Federation(chain).is_member(newcomer, joined.block)

@@ -157,8 +157,8 @@ interface IFederation {
     error ZeroHash();
     /// @notice A content identifier is empty or too long.
     error BadCid(uint256 length);
-    /// @notice Rounds are anchored in ascending order, each once.
-    error RoundNotNewer(uint64 number, uint64 last);
+    /// @notice Rounds are anchored one after the other, without a gap.
+    error RoundNotNext(uint64 number, uint64 last);
     /// @notice The model version is released already.
     error AlreadyReleased(bytes32 modelHash);
     /// @notice The block is not there yet.
@@ -212,7 +212,7 @@ interface IFederation {
     function setReaderKey(bytes32 readerKey) external;
 
     /// @notice Anchor a finished training round. Members only.
-    /// @param number Greater than {lastRound}.
+    /// @param number {lastRound} + 1.
     /// @param modelHash SHA-256 of the aggregated weights.
     /// @param cid Where the weights are.
     /// @param updatesRoot Merkle root of the participants' update hashes.

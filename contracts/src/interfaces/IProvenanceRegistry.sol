@@ -4,8 +4,9 @@ pragma solidity ^0.8.24;
 import {IFederation} from "./IFederation.sol";
 
 /// @title Provenance of medical images.
-/// @notice Members anchor the Merkle root of many records in one transaction, or register one record by itself. No
-/// personal data is stored: only hashes, content identifiers, addresses and times.
+/// @notice Members anchor the Merkle root of many records in one transaction, or register one record by itself. An
+/// anchor is named by its owner and its root: several members may anchor one root, and a record is proved by the anchor
+/// of its own owner only. No personal data is stored: only hashes, content identifiers, addresses and times.
 interface IProvenanceRegistry {
     /// @notice One image's provenance. Its EIP-712 digest is the record's id and its leaf in a batch.
     /// @param format Version of the record.
@@ -53,7 +54,7 @@ interface IProvenanceRegistry {
     error NotMember(address account);
     /// @notice The record names another owner than the caller.
     error NotOwner(address account, address owner);
-    /// @notice This root was anchored before.
+    /// @notice This member anchored this root before.
     error RootAlreadyAnchored(bytes32 root, address owner);
     /// @notice An image with this released hash was registered before.
     error AlreadyRegistered(bytes32 releasedHash, bytes32 recordId);
@@ -67,7 +68,7 @@ interface IProvenanceRegistry {
     /// @notice The federation whose members may write.
     function FEDERATION() external view returns (IFederation);
 
-    /// @notice Anchor a batch. Members only; a root can be anchored once.
+    /// @notice Anchor a batch. Members only; each member can anchor a root once, whoever else has anchored it.
     /// @param root Merkle root over the records' ids, as OpenZeppelin's standard-merkle-tree of ["bytes32"] makes it.
     /// @param count Number of records.
     /// @param cid The batch's manifest.
@@ -79,23 +80,25 @@ interface IProvenanceRegistry {
     /// @return recordId Its EIP-712 digest.
     function register(Record calldata record) external returns (bytes32 recordId);
 
-    /// @notice The anchor of a root; blockNumber 0 where there is none.
+    /// @notice A member's anchor of a root; blockNumber 0 where there is none.
+    /// @param owner The member.
     /// @param root Merkle root.
-    /// @return owner The member that anchored it.
     /// @return blockNumber Block of the anchor.
     /// @return time Time of that block.
     /// @return count Number of records, as the member said.
     /// @return cid The batch's manifest.
-    function anchor(bytes32 root)
+    function anchor(address owner, bytes32 root)
         external
         view
-        returns (address owner, uint48 blockNumber, uint48 time, uint32 count, string memory cid);
+        returns (uint48 blockNumber, uint48 time, uint32 count, string memory cid);
 
-    /// @notice Whether a record is in an anchored batch.
+    /// @notice Whether a record is in a batch that a member anchored. Whose the record is, the record says: ask for its
+    /// owner's anchor.
+    /// @param owner The member.
     /// @param root Merkle root.
     /// @param leaf The record's id.
     /// @param proof Siblings from the leaf upwards.
-    function verify(bytes32 root, bytes32 leaf, bytes32[] calldata proof) external view returns (bool);
+    function verify(address owner, bytes32 root, bytes32 leaf, bytes32[] calldata proof) external view returns (bool);
 
     /// @notice The registration of a record by itself; blockNumber 0 where there is none.
     /// @param recordId The record's id.

@@ -180,7 +180,7 @@ class FakeAnchor:
         """Write a round."""
         if number == self.fail_before:
             raise ConnectionError("chain away")
-        assert not self.rounds or number > self.rounds[-1].number
+        assert number == (self.rounds[-1].number if self.rounds else 0) + 1
         self.rounds.append(Anchored(number, model_hash, cid))
         self.arguments.append((number, model_hash, cid, updates_root, metrics_hash))
         if number == self.fail_after:

@@ -1,5 +1,7 @@
 """``medprov-coordinator run`` over small folders, and every way to call it wrongly."""
 
+import errno
+import io
 import json
 import sys
 from types import SimpleNamespace
@@ -104,9 +106,36 @@ def test_interrupt_says_how_to_go_on(folders, tmp_path, capsys, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_federation", interrupt)
+    monkeypatch.setattr("medprov_coordinator.run.run_federation", interrupt)
     assert run(folders, tmp_path) == 130
     assert "goes on" in capsys.readouterr().err
+
+
+class Closed(io.StringIO):
+    """A standard output whose reader goes after some lines."""
+
+    def __init__(self, lines):
+        super().__init__()
+        self.lines = lines
+
+    def flush(self):
+        self.lines -= 1
+        if self.lines < 0:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+@pytest.mark.parametrize(
+    ("lines", "more", "but"),
+    [(1, [], "the same command goes on at the last round"), (0, ["--json"], "all 1 rounds are in ")],
+)
+def test_a_reader_that_goes_is_one_line(folders, tmp_path, capsys, monkeypatch, lines, more, but):
+    monkeypatch.setattr("sys.stdout", Closed(lines))
+    assert run(folders, tmp_path, "--rounds", "1", *more) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"medprov-coordinator: standard output: cannot be written (Broken pipe), but {but}")
+    assert error.count("\n") == 1
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert run(folders, tmp_path, "--rounds", "1") == 0
 
 
 def test_flower_is_told_not_to_call_out():

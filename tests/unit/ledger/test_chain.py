@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import requests
 from web3 import Web3
+from web3.contract.contract import ContractFunction
 
 import medprov_ledger.chain
 from medprov_ledger.chain import Chain, chain_errors, connect_http, transact
-from medprov_ledger.errors import ChainError, ContractAbsentError, RevertedError, WrongChainError
+from medprov_ledger.errors import ChainAwayError, ChainError, ContractAbsentError, RevertedError, WrongChainError
 
 Patch = pytest.MonkeyPatch
 
@@ -53,7 +54,7 @@ def test_view_refusal_has_its_name(chain: Chain, people: Any) -> None:
 def test_refusal_after_mining_has_its_name(chain: Chain, people: Any, monkeypatch: Patch) -> None:
     """Two equal transactions at once: each passes the estimate, the second fails in its block."""
     function = batch(chain)
-    stale = function.build_transaction({"from": people.members[1].address})["gas"]
+    stale = function.build_transaction({"from": people.members[0].address})["gas"]
     chain.send(function, people.members[0])
     monkeypatch.setattr(type(function), "estimate_gas", lambda *_: stale)
     original = type(function).build_transaction
@@ -63,7 +64,7 @@ def test_refusal_after_mining_has_its_name(chain: Chain, people: Any, monkeypatc
 
     monkeypatch.setattr(type(function), "build_transaction", with_gas)
     with pytest.raises(RevertedError) as caught:
-        chain.send(function, people.members[1])
+        chain.send(function, people.members[0])
     assert caught.value.error == "RootAlreadyAnchored"
 
 
@@ -154,6 +155,30 @@ def test_something_else_answers(chain: Chain, status: int, body: bytes) -> None:
     assert rpc in str(caught.value)
 
 
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_the_node_s_password_and_key_are_not_said(chain: Chain, status: int) -> None:
+    with web_server(status, b"<html>") as rpc, pytest.raises(ChainError) as caught:
+        Chain.connect(replace(chain.config, rpc=rpc.replace("//", "//me:secret@") + "/v3/hidden?key=covered"))
+    assert f"{rpc}/...: " in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("me:", "secret", "hidden", "covered"))
+
+
+def test_nor_where_nobody_answers(chain: Chain, people: Any) -> None:
+    with pytest.raises(ChainAwayError, match=r"^http://127\.0\.0\.1:9: no chain answers there"):
+        Chain.connect(replace(chain.config, rpc="http://me:secret@127.0.0.1:9"))
+    with pytest.raises(ChainAwayError, match=r"^http://127\.0\.0\.1:9: no chain answers there"):
+        transact(connect_http("http://me:secret@127.0.0.1:9"), {"to": people.stranger.address}, people.stranger)
+
+
+def test_a_node_that_goes_away_is_no_missing_contract(chain: Chain, tester: Web3, monkeypatch: Patch) -> None:
+    def away(*_: object) -> None:
+        raise requests.exceptions.ConnectionError
+
+    monkeypatch.setattr(ContractFunction, "call", away)
+    with pytest.raises(ChainAwayError):
+        Chain(chain.config, tester)
+
+
 @pytest.mark.parametrize("error", [RecursionError("deep"), KeyError("result"), OSError(5, "Input/output error")])
 def test_whatever_a_bad_node_causes(error: Exception) -> None:
     with pytest.raises(ChainError, match="http://node: "), chain_errors("http://node"):
@@ -202,7 +227,7 @@ def test_reorganisation_throws_it_out(make_chain: Any, people: Any, tester: Web3
     monkeypatch.setattr(medprov_ledger.chain.time, "sleep", lambda _: next(steps)())
     root = os.urandom(32)
     receipt = chain.send(chain.registry.functions.anchorBatch(root, 1, "bafy"), people.members[0])
-    assert chain.registry.functions.anchor(root).call()[1] == receipt.block
+    assert chain.registry.functions.anchor(people.members[0].address, root).call()[0] == receipt.block
     assert chain.head() == receipt.block + 1
 
 

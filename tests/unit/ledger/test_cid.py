@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medprov_ledger import cid
 from medprov_ledger.cid import CHUNK, WIDTH, Cid
-from medprov_ledger.errors import RecordError, StoreError
+from medprov_ledger.errors import ObjectError, RecordError, StoreError
 
 # length of a file whose byte i is i % 251
 IMPORTED = {
@@ -110,7 +110,7 @@ def test_a_bomb_of_nodes_that_name_one_child_is_refused() -> None:
         fetched += 1
         return held[name]
 
-    with pytest.raises(StoreError, match="more blocks"):
+    with pytest.raises(ObjectError, match="more blocks"):
         cid.assemble(str(top), fetch)
     assert fetched < 10_000
 
@@ -120,7 +120,7 @@ def test_another_cut_of_the_same_bytes_is_refused() -> None:
     leaves = [Cid(cid.RAW, hashlib.sha256(part).digest()) for part in parts]
     top, data = node(*leaves)
     held = dict(zip([*leaves, top], [*parts, data], strict=True))
-    with pytest.raises(StoreError, match="cut in another way"):
+    with pytest.raises(ObjectError, match="cut in another way"):
         cid.assemble(str(top), held.__getitem__)
 
 
@@ -130,19 +130,19 @@ def test_another_cut_of_the_same_bytes_is_refused() -> None:
 )
 def test_malformed_nodes_are_refused(data: bytes) -> None:
     name = str(Cid(cid.DAG_PB, hashlib.sha256(data).digest()))
-    with pytest.raises(StoreError, match="raw-leaves"):
+    with pytest.raises(ObjectError, match="raw-leaves"):
         cid.assemble(name, lambda _: data)
 
 
 def test_a_node_with_too_many_links_is_refused() -> None:
     leaf = Cid(cid.RAW, hashlib.sha256(b"").digest())
     top, data = node(*[leaf] * (WIDTH + 1))
-    with pytest.raises(StoreError, match="not a file node"):
+    with pytest.raises(ObjectError, match="not a file node"):
         cid.assemble(str(top), lambda _: data)
 
 
 def test_files_over_the_limit_are_refused() -> None:
     data = content(CHUNK + 1)
     _, fetch = fetcher(data)
-    with pytest.raises(StoreError, match="larger than 1000 bytes"):
+    with pytest.raises(ObjectError, match="larger than 1000 bytes"):
         cid.assemble(cid.of(data), fetch, limit=1000)

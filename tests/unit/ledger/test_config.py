@@ -130,6 +130,8 @@ def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
         ("timeout = 5", "timeout = nan", "chain.timeout must lie between"),
         ("timeout = 5", "timeout = -1", "chain.timeout must lie between"),
         ("http://127.0.0.1:8545", "file:///etc/passwd", "chain.rpc must be an http"),
+        ("http://127.0.0.1:8545", "http://127.0.0.1:99999", "chain.rpc has a port that is no number from 1 to 65535"),
+        ("http://127.0.0.1:8545", "http://[::1", "chain.rpc names a malformed IPv6 address"),
         ("http://127.0.0.1:8545", "", "chain.rpc is empty"),
         ("0x" + "11" * 20, "0x" + "11" * 19, "chain.federation must be 0x and 40"),
         ("0x" + "ab" * 32, "ab" * 32, "federation.id must be 0x and 64"),
@@ -138,6 +140,13 @@ def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
         ("discoverable = true", 'discoverable = "yes"', "directory.discoverable has the wrong type"),
         ("[hospitals.hospital-a]", '[hospitals."../x"]', "hospital name"),
         ('"a/password"', '"a/pass\\u0000word"', "password_file is empty or holds a zero byte"),
+        ("confirmations = 3", "confirmatons = 3", "chain.confirmatons is unknown; known here: rpc, chain_id"),
+        ("[chain]", '[chain]\n"x\\ny" = 1', "chain.'x\\ny' is unknown"),
+        ("discoverable = true", "discoverable = true\ndiscovery = 1", "directory.discovery is unknown"),
+        ("[directory]", "[dictionary]\n[directory]", "[dictionary] is unknown; known are federation, chain"),
+        ('name = "Nord"', 'name = "Nord"\nnames = 1', "federation.names is unknown; known here: id, name"),
+        ('path = "blocks"', 'path = "blocks"\nfolder = "x"', "store.folder is unknown; known here: kind, path, api"),
+        ('state = "/var/lib/a"', 'state = "a"\nstat = 1', "hospitals.hospital-a.stat is unknown"),
     ],
 )
 def test_malformed_value_is_named(tmp_path: Path, old: str, new: str, names: str) -> None:
@@ -158,9 +167,30 @@ def test_unknown_hospital(tmp_path: Path) -> None:
 
 
 def test_several_hospitals_need_a_name(tmp_path: Path) -> None:
-    text = TEXT + TEXT[TEXT.index("[hospitals") :].replace("hospital-a", "hospital-b")
+    text = TEXT + TEXT[TEXT.index("[hospitals") :].replace("hospital-a", "hospital-b").replace("/lib/a", "/lib/b")
     with pytest.raises(ConfigError, match="known here: hospital-a, hospital-b"):
         Config.load(write(tmp_path, text)).hospital()
+
+
+@pytest.mark.parametrize("state", ["/var/lib/a", "/var/lib/../lib/a/", "link"])
+def test_two_hospitals_in_one_state_folder(tmp_path: Path, state: str) -> None:
+    (tmp_path / "link").symlink_to("/var/lib/a")
+    second = TEXT[TEXT.index("[hospitals") :].replace("hospital-a", "hospital-b").replace("/var/lib/a", state)
+    with pytest.raises(ConfigError, match=r"hospitals\.hospital-b\.state is the folder of hospital-a too"):
+        Config.load(write(tmp_path, TEXT + second))
+
+
+def test_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "medprov.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
+    assert Config.load(file).federation_name == "Nord"
+
+
+def test_the_node_s_password_is_not_shown(tmp_path: Path) -> None:
+    config = Config.load(write(tmp_path, TEXT.replace("127.0.0.1:8545", "me:secret@127.0.0.1:8545/key?k=key")))
+    assert config.rpc == "http://me:secret@127.0.0.1:8545/key?k=key"
+    assert config.rpc_shown == "http://127.0.0.1:8545/..."
+    assert "secret" not in repr(config)
 
 
 def test_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

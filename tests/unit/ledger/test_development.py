@@ -120,9 +120,7 @@ def test_down_and_up_keeps_everything(folder: Path) -> None:
         development.status(folder)
     again = development.up(folder)
     assert (again.state, again.config) == ("restarted", first)
-    anchor = Registry(Chain.connect(again.config)).anchor(root)
-    assert anchor is not None
-    assert anchor.owner == account.address
+    assert Registry(Chain.connect(again.config)).anchor(account.address, root) is not None
 
 
 def test_kill_9_and_up_keeps_what_is_anchored(folder: Path) -> None:
@@ -182,6 +180,67 @@ def test_a_start_that_was_cut_short_is_done_again(folder: Path, monkeypatch: pyt
     (folder / "evm-journal.jsonl").unlink()
     assert development.up(folder).state == "created"
     assert len(development.status(folder).members) == 3
+
+
+def anchored(folder: Path) -> tuple[bytes, str]:
+    """A federation that holds a record, and is down."""
+    config = development.up(folder).config
+    account = load_account(config.hospital("hospital-a"))
+    root = os.urandom(32)
+    Registry(Chain.connect(config)).anchor_batch(root, 1, "bafy", account)
+    return root, account.address
+
+
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("lost", [("medprov.toml",), ("medprov.toml", "chain.json")])
+def test_a_lost_configuration_loses_no_record(folder: Path, running: bool, lost: tuple[str, ...]) -> None:
+    root, owner = anchored(folder)
+    if not running:
+        development.down(folder)
+    chain = embedded.load(folder)
+    kept = {name: (folder / name).read_bytes() for name in lost}
+    state = (folder / "evm-journal.jsonl").read_bytes()
+    for name in lost:
+        (folder / name).unlink()
+    with pytest.raises(ConfigError, match=r"medprov\.toml: is missing, but the chain here may hold records; restore"):
+        development.up(folder)
+    assert (folder / "evm-journal.jsonl").read_bytes() == state
+    assert chain is not None
+    assert embedded.is_running(chain) == running
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
+    again = development.up(folder)
+    assert again.state == ("running" if running else "restarted")
+    assert Registry(Chain.connect(again.config)).anchor(owner, root) is not None
+
+
+def test_the_first_start_leaves_no_sign_of_itself(folder: Path) -> None:
+    development.up(folder)
+    assert not (folder / development.FIRST_START).exists()
+
+
+@pytest.mark.parametrize("step", ["deploy", "_with_port"])
+def test_an_interrupt_takes_the_chain_down(folder: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    running: list[embedded.Embedded] = []
+
+    def interrupt(*_: object) -> None:
+        chain = embedded.load(folder)
+        assert chain is not None
+        assert embedded.is_running(chain)
+        running.append(chain)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(development, step, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            development.up(folder)
+    assert not embedded.is_running(running[0])
+    assert development.up(folder).state == ("created" if step == "deploy" else "restarted")
+    with monkeypatch.context() as patched:
+        patched.setattr(development, "_with_port", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            development.up(folder)
+    assert embedded.is_running(running[1]), "a chain that was running before goes on"
 
 
 def test_a_chain_that_was_reset_is_not_served(folder: Path) -> None:

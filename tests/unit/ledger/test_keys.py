@@ -77,6 +77,14 @@ def test_password_that_others_may_read(made: tuple[HospitalKeys, HospitalConfig]
         load_account(hospital)
 
 
+def test_password_file_that_is_a_folder(made: tuple[HospitalKeys, HospitalConfig]) -> None:
+    _, hospital = made
+    hospital.password_file.unlink()
+    hospital.password_file.mkdir()
+    with pytest.raises(ConfigError, match=r"password: is a folder; name the file"):
+        load_account(hospital)
+
+
 def test_key_of_another_address(made: tuple[HospitalKeys, HospitalConfig]) -> None:
     _, hospital = made
     with pytest.raises(ConfigError, match=re.escape("but the configuration says 0x" + "00" * 20)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -152,6 +153,53 @@ def test_huge_counts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "MAX_SIZE", 10)
     with pytest.raises(RecordError, match="more than 10"):
         manifest.parse(DATA)
+
+
+def widest(count: int) -> Manifest:
+    """A manifest whose every number and text is as long as it can be."""
+    domain = eip712.domain(2**256 - 1, DOMAIN.registry)
+    records = []
+    for number in range(count):
+        record = replace(signed(0).record, key=digest(str(number)), time=2**63 - 1)
+        assert record.bundle_cid != ""
+        records.append(SignedRecord(record, eip712.sign_record(record, domain, OWNER)))
+    return manifest.build(records, domain, [payload(i) for i in range(count)], DIRECTORY_KEY, NONCE)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 50])
+def test_every_manifest_is_within_the_stated_size(count: int) -> None:
+    data = widest(count).to_bytes()
+    assert 0.9 * manifest.largest(count) - 512 < len(data) <= manifest.largest(count)
+    assert manifest.parse(data).to_bytes() == data
+    assert manifest.largest(manifest.MAX_RECORDS) == manifest.MAX_SIZE
+
+
+@pytest.mark.parametrize("count", [-1, 0, manifest.MAX_RECORDS + 1, 2**32 - 1])
+def test_no_size_is_stated_for_impossible_counts(count: int) -> None:
+    with pytest.raises(RecordError, match="must hold 1 to"):
+        manifest.largest(count)
+
+
+BOMBS = {
+    "lists": b"[" + b",".join([b"[]"] * 700_000) + b"]",
+    "numbers": b"[" + b",".join([b"0"] * 1_000_000) + b"]",
+    "objects": b"[" + b",".join([b'{"":0}'] * 300_000) + b"]",
+    "deep": b"[" * 2_000_000,
+    "wide letters": b'{"a":"' + "\U0001f600".encode() * 500_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_manifest_that_unfolds_in_memory_is_refused_before_it_is_decoded(name: str) -> None:
+    data = BOMBS[name]
+    tracemalloc.start()
+    try:
+        with pytest.raises(RecordError, match="not written by this format"):
+            manifest.parse(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
 
 
 def refuse(made: Manifest, anchor: Anchor, why: str) -> None:

@@ -65,7 +65,6 @@ def test_the_straight_way(box: Outbox) -> None:
     assert [item.job for item in box.unbatched()] == ["a", "b"]
     assert box.add_batch(ROOT, b"manifest", cid.of(b"manifest"), ["a", "b"]).state == "built"
     assert box.unbatched() == []
-    assert box.set_batch_stored(ROOT).state == "stored"
     batch = box.set_anchored(ROOT, "0xaa", 12)
     assert (batch.state, batch.tx_hash, batch.block, batch.count) == ("anchored", "0xaa", 12, 2)
     assert {item.state for item in box.items(root=ROOT)} == {"anchored"}
@@ -97,7 +96,6 @@ def test_every_step_twice_is_once(box: Outbox) -> None:
     for _ in range(2):
         bring_to(box, "a", "stored")
         box.add_batch(ROOT, b"manifest", cid.of(b"manifest"), ["a"])
-        box.set_batch_stored(ROOT)
         box.set_anchored(ROOT, "0xaa", 12)
         box.set_confirmed(ROOT)
     assert box.item("a").state == "confirmed" and len(box.items()) == len(box.batches()) == 1
@@ -135,9 +133,7 @@ def test_steps_out_of_order_are_refused(box: Outbox) -> None:
     assert box.batches() == []
     bring_to(box, "a", "stored")
     box.add_batch(ROOT, b"manifest", cid.of(b"manifest"), ["a"])
-    with pytest.raises(RecordError, match="is built, cannot become anchored before stored"):
-        box.set_anchored(ROOT, "0xaa", 1)
-    with pytest.raises(RecordError, match="cannot become confirmed before anchored"):
+    with pytest.raises(RecordError, match="is built, cannot become confirmed before anchored"):
         box.set_confirmed(ROOT)
 
 
@@ -165,10 +161,9 @@ def test_what_is_unknown_is_refused(box: Outbox) -> None:
 def test_a_reorganisation_sends_the_same_batch_again(box: Outbox) -> None:
     bring_to(box, "a", "stored")
     box.add_batch(ROOT, b"manifest", cid.of(b"manifest"), ["a"])
-    box.set_batch_stored(ROOT)
     box.set_anchored(ROOT, "0xaa", 12)
     back = box.set_unanchored(ROOT)
-    assert (back.state, back.tx_hash, back.block, back.manifest) == ("stored", None, None, b"manifest")
+    assert (back.state, back.tx_hash, back.block, back.manifest) == ("built", None, None, b"manifest")
     assert box.item("a").state == "stored" and box.unbatched() == []
     assert box.set_unanchored(ROOT) == back
     box.set_anchored(ROOT, "0xbb", 14)
@@ -179,9 +174,7 @@ def test_a_reorganisation_sends_the_same_batch_again(box: Outbox) -> None:
 
 
 steps = st.lists(
-    st.sampled_from(
-        ["draw", "mark", "bundle", "store", "batch", "batch stored", "anchor", "unanchor", "confirm", "reopen"]
-    ),
+    st.sampled_from(["draw", "mark", "bundle", "store", "batch", "anchor", "unanchor", "confirm", "reopen"]),
     max_size=25,
 )
 
@@ -194,7 +187,6 @@ def take(box: Outbox, step: str, number: int) -> None:
         "bundle": lambda: box.set_bundled("a", signed("a"), b"evidence %d" % number, b""),
         "store": lambda: box.set_stored("a"),
         "batch": lambda: box.add_batch(ROOT, b"manifest %d" % number, cid.of(b"x"), ["a"]),
-        "batch stored": lambda: box.set_batch_stored(ROOT),
         "anchor": lambda: box.set_anchored(ROOT, "0xaa", 1),
         "unanchor": lambda: box.set_unanchored(ROOT),
         "confirm": lambda: box.set_confirmed(ROOT),

@@ -39,12 +39,12 @@ def record(owner: str, **changes: Any) -> Record:
 
 
 def test_anchor_comes_back(registry: Registry, people: Any) -> None:
-    root = os.urandom(32)
-    assert registry.anchor(root) is None
+    root, owner = os.urandom(32), people.members[0].address
+    assert registry.anchor(owner, root) is None
     receipt = registry.anchor_batch(root, 1000, "bafy", people.members[0])
-    found = registry.anchor(root)
+    found = registry.anchor(owner.lower(), root)
     assert found is not None
-    assert (found.root, found.owner, found.count, found.cid) == (root, people.members[0].address, 1000, "bafy")
+    assert (found.root, found.owner, found.count, found.cid) == (root, owner, 1000, "bafy")
     assert (found.block, found.time, found.tx_hash) == (receipt.block, receipt.time, receipt.tx_hash)
     assert registry.anchors(from_block=receipt.block) == [found]
     assert registry.anchors(from_block=receipt.block + 1) == []
@@ -52,12 +52,33 @@ def test_anchor_comes_back(registry: Registry, people: Any) -> None:
     assert found not in registry.anchors(to_block=receipt.block - 1)
 
 
-def test_a_root_is_anchored_once(registry: Registry, people: Any) -> None:
-    root = os.urandom(32)
-    registry.anchor_batch(root, 1, "bafy", people.members[0])
-    refused("RootAlreadyAnchored", lambda: registry.anchor_batch(root, 1, "bafy", people.members[0]))
-    refused("RootAlreadyAnchored", lambda: registry.anchor_batch(root, 2, "other", people.members[1]))
-    assert registry.anchor(root).owner == people.members[0].address  # type: ignore[union-attr]
+def test_a_member_anchors_a_root_once(registry: Registry, people: Any) -> None:
+    root, owner = os.urandom(32), people.members[0]
+    registry.anchor_batch(root, 1, "bafy", owner)
+    refused("RootAlreadyAnchored", lambda: registry.anchor_batch(root, 1, "bafy", owner))
+    refused("RootAlreadyAnchored", lambda: registry.anchor_batch(root, 2, "other", owner))
+    assert registry.anchor(owner.address, root).cid == "bafy"  # type: ignore[union-attr]
+
+
+def test_nobody_takes_a_root_from_its_owner(registry: Registry, people: Any) -> None:
+    owner, thief, third = people.members
+    leaves = [os.urandom(32) for _ in range(3)]
+    tree = merkle.tree(leaves)
+    proof = list(tree.proofs[0])
+    first = registry.anchor_batch(tree.root, 1, "thief's", thief)
+    assert registry.anchor(owner.address, tree.root) is None
+    assert not registry.verify(owner.address, tree.root, leaves[0], proof), (
+        "another's anchor proves nothing for this one"
+    )
+    second = registry.anchor_batch(tree.root, 3, "owner's", owner)
+    found = [registry.anchor(one.address, tree.root) for one in (thief, owner)]
+    assert [(one.owner, one.count, one.cid, one.block, one.tx_hash) for one in found if one] == [
+        (thief.address, 1, "thief's", first.block, first.tx_hash),
+        (owner.address, 3, "owner's", second.block, second.tx_hash),
+    ]
+    assert [one for one in registry.anchors(from_block=first.block) if one.root == tree.root] == found
+    assert registry.verify(owner.address, tree.root, leaves[0], proof)
+    assert not registry.verify(third.address, tree.root, leaves[0], proof)
 
 
 def test_strangers_cannot_write(registry: Registry, people: Any) -> None:
@@ -65,7 +86,7 @@ def test_strangers_cannot_write(registry: Registry, people: Any) -> None:
     for account in (people.stranger, people.deployer):
         refused("NotMember", lambda a=account: registry.anchor_batch(root, 1, "bafy", a))  # type: ignore[misc]
         refused("NotMember", lambda a=account: registry.register(record(a.address), a))  # type: ignore[misc]
-    assert registry.anchor(root) is None
+        assert registry.anchor(account.address, root) is None
 
 
 def test_who_left_cannot_write(make_chain: Any, people: Any) -> None:
@@ -76,7 +97,7 @@ def test_who_left_cannot_write(make_chain: Any, people: Any) -> None:
     federation.leave(c.address, a)
     federation.leave(c.address, b)
     refused("NotMember", lambda: registry.anchor_batch(os.urandom(32), 1, "bafy", c))
-    assert registry.anchor(root) is not None, "what was anchored stays"
+    assert registry.anchor(c.address, root) is not None, "what was anchored stays"
 
 
 @pytest.mark.parametrize(
@@ -93,30 +114,31 @@ def test_malformed_batches(registry: Registry, people: Any, root: bytes, count: 
 
 
 def test_wrong_sizes(registry: Registry, people: Any) -> None:
+    owner = people.members[0].address
     for size in (0, 31, 33):
         with pytest.raises(ValueError, match="32 bytes expected"):
             registry.anchor_batch(bytes(size), 1, "bafy", people.members[0])
         with pytest.raises(ValueError, match="32 bytes expected"):
-            registry.anchor(bytes(size))
+            registry.anchor(owner, bytes(size))
         with pytest.raises(ValueError, match="32 bytes expected"):
-            registry.verify(bytes(32), bytes(32), [bytes(size)])
+            registry.verify(owner, bytes(32), bytes(32), [bytes(size)])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_proofs_hold_on_chain(registry: Registry, people: Any, count: int) -> None:
-    leaves = [os.urandom(32) for _ in range(count)]
+    leaves, owner = [os.urandom(32) for _ in range(count)], people.members[1].address
     tree = merkle.tree(leaves)
     proofs = [list(proof) for proof in tree.proofs]
-    assert not registry.verify(tree.root, leaves[0], proofs[0]), "a root that is not anchored proves nothing"
+    assert not registry.verify(owner, tree.root, leaves[0], proofs[0]), "a root that is not anchored proves nothing"
     registry.anchor_batch(tree.root, count, "bafy", people.members[1])
     for leaf, proof in zip(leaves, proofs, strict=True):
-        assert registry.verify(tree.root, leaf, proof)
-        assert not registry.verify(tree.root, os.urandom(32), proof)
-        assert not registry.verify(tree.root, leaf, [*proof, os.urandom(32)])
+        assert registry.verify(owner, tree.root, leaf, proof)
+        assert not registry.verify(owner, tree.root, os.urandom(32), proof)
+        assert not registry.verify(owner, tree.root, leaf, [*proof, os.urandom(32)])
     if count > 1:
-        assert not registry.verify(tree.root, leaves[0], proofs[1])
+        assert not registry.verify(owner, tree.root, leaves[0], proofs[1])
         inner = merkle.leaf_hash(leaves[0])
-        assert not registry.verify(tree.root, inner, proofs[0]), "an inner node is no leaf"
+        assert not registry.verify(owner, tree.root, inner, proofs[0]), "an inner node is no leaf"
 
 
 def test_record_id_is_the_leaf(registry: Registry, people: Any) -> None:
@@ -173,12 +195,12 @@ def test_a_malformed_registration_stops_nobody(registry: Registry, people: Any, 
 
 
 def test_unconfirmed_is_hidden(registry: Registry, people: Any, tester: Any) -> None:
-    root = os.urandom(32)
+    root, owner = os.urandom(32), people.members[0].address
     block = registry.anchor_batch(root, 1, "bafy", people.members[0]).block
     deep = Registry(Chain(replace(registry.chain.config, confirmations=2), tester))
-    assert deep.anchor(root) is None
-    assert deep.anchor(root, confirmed=False) is not None
+    assert deep.anchor(owner, root) is None
+    assert deep.anchor(owner, root, confirmed=False) is not None
     assert deep.anchors(from_block=block) == []
     tester.provider.ethereum_tester.mine_block()
-    assert deep.anchor(root) is not None
+    assert deep.anchor(owner, root) is not None
     assert len(deep.anchors(from_block=block)) == 1

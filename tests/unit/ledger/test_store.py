@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medprov_ledger import cid
-from medprov_ledger.errors import RecordError, StoreError
+from medprov_ledger.errors import ObjectError, RecordError, StoreError, UnreachableError
 from medprov_ledger.store import BlockStore, IpfsStore, Store, open_store
 
 LARGE = bytes(range(256)) * (cid.CHUNK // 256) + b"tail"
@@ -45,9 +45,25 @@ def test_a_file_of_several_blocks(tmp_path: Path) -> None:
 def test_an_empty_store_has_nothing(tmp_path: Path) -> None:
     store = BlockStore(tmp_path / "none")
     assert not store.has(cid.of(b"x"))
-    with pytest.raises(StoreError, match="no such block"):
+    with pytest.raises(UnreachableError, match="no such folder"):
         store.get(cid.of(b"x"))
     assert not store.path.exists()
+    store.path.mkdir()
+    with pytest.raises(StoreError, match="no such block") as caught:
+        store.get(cid.of(b"x"))
+    assert not isinstance(caught.value, UnreachableError | ObjectError)
+
+
+def test_what_no_copy_can_mend_is_told_from_a_damaged_copy(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    name = store.put(LARGE)
+    with pytest.raises(ObjectError, match="larger than 1000 bytes"):
+        store.get(name, 1000)
+    (file,) = [file for file in files(tmp_path) if file.name == name]
+    file.write_bytes(b"")
+    with pytest.raises(StoreError, match="damaged") as caught:
+        store.get(name)
+    assert not isinstance(caught.value, ObjectError)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +326,7 @@ def test_ipfs_nobody_there() -> None:
     api = server.api
     server.server_close()
     for call, argument in (("put", b"x"), ("get", cid.of(b"x")), ("has", cid.of(b"x"))):
-        with pytest.raises(StoreError, match="no IPFS daemon answers"):
+        with pytest.raises(UnreachableError, match="no IPFS daemon answers"):
             getattr(IpfsStore(api, timeout=2), call)(argument)
 
 
