@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom import dcmread
 
 from demo.pictures import Case, host_for_copy, other_picture
+from medprov_sdk.metadata import State
 from medprov_sdk.verdict import Verdict
+from medprov_sdk.verification import Verification
 from medprov_watermark import media
 
 Samples = NDArray[np.unsignedinteger]
@@ -18,11 +21,16 @@ Samples = NDArray[np.unsignedinteger]
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture that the verifier gets, and what it must say."""
+    """A picture that the verifier gets, and what it must say; of the header only where that is the point."""
 
     title: str
     path: Path
     expected: Verdict
+    metadata: State | None = None
+
+    def fits(self, found: Verification) -> bool:
+        """Whether the verifier has said it."""
+        return found.verdict is self.expected and self.metadata in (None, found.metadata.state)
 
 
 def _lesion(picture: Samples) -> Samples:
@@ -41,7 +49,7 @@ def make(cases: list[Case], marked: dict[str, Path], folder: Path) -> list[Shown
     """Write all pictures to be shown."""
     folder.mkdir(parents=True, exist_ok=True)
     read = {name: media.read(path) for name, path in marked.items()}
-    shown = [Shown(f"{case.name}: untouched", marked[case.name], Verdict.AUTHENTIC) for case in cases]
+    shown = [Shown(f"{case.name}: untouched", marked[case.name], Verdict.AUTHENTIC, State.MATCHES) for case in cases]
 
     def add(title: str, file: str, picture: Samples, like: str, expected: Verdict) -> None:
         path = folder / file
@@ -55,6 +63,11 @@ def make(cases: list[Case], marked: dict[str, Path], folder: Path) -> list[Shown
     for name in ("mr", "histology"):
         turned = np.rot90(read[name].array)
         add(f"{name}: turned by 90 degrees", f"{name}_turned.png", turned, name, Verdict.AUTHENTIC_DERIVED)
+    header = dcmread(marked["ct"])
+    header.PatientName, header.Laterality = "Somebody^Else", "R"
+    header.save_as(folder / "ct_renamed.dcm")
+    title = "ct: another patient's name and side"
+    shown.append(Shown(title, folder / "ct_renamed.dcm", Verdict.AUTHENTIC, State.DIFFERS))
     one = read["ct"].array.copy()
     one[one.shape[0] // 2, one.shape[1] // 2] += 1
     add("ct: one pixel changed", "ct_one_pixel.dcm", one, "ct", Verdict.TAMPERED)

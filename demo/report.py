@@ -120,14 +120,15 @@ def write(
         parts.append(_figure(_eight(after, window), f"marked, {result.psnr:.1f} dB"))
         parts.append(_figure(_difference(cover, after, window), f"difference times {TIMES}"))
         parts.append(f"</div><p>record <code>{escape(result.record_id)}</code></p>")
-    parts.append("<h2>What an outsider found</h2><table><tr><th>case</th><th>verdict</th><th>bits corrected</th>")
-    parts.append("<th>ms</th><th>transaction</th></tr>")
+    parts.append("<h2>What an outsider found</h2><table><tr><th>case</th><th>verdict</th><th>metadata</th>")
+    parts.append("<th>bits corrected</th><th>ms</th><th>transaction</th></tr>")
     for one, seen in found:
-        kind = "good" if seen.verdict is one.expected else "bad"
+        kind = "good" if one.fits(seen) else "bad"
         bits = seen.corrected_bits if seen.payload else "-"
         parts.append(
-            f"<tr><td>{escape(one.title)}</td><td class={kind}>{seen.verdict.value}</td><td>{bits}</td>"
-            f"<td>{seen.milliseconds['total']:.0f}</td><td><code>{escape(seen.transaction or '-')}</code></td></tr>"
+            f"<tr><td>{escape(one.title)}</td><td class={kind}>{seen.verdict.value}</td>"
+            f"<td>{escape(seen.metadata.sentence)}</td><td>{bits}</td><td>{seen.milliseconds['total']:.0f}</td>"
+            f"<td><code>{escape(seen.transaction or '-')}</code></td></tr>"
         )
     parts.append("</table><div class=row>")
     for one, seen in found:

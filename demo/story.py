@@ -120,16 +120,18 @@ def _restore(chosen: list[pictures.Case], marked: dict[str, Path], wm: DualWater
 
 
 def _tables(results: list[tuple[cases.Shown, Verification]], restored: list[report.Restored]) -> bool:
-    table = Table("case", "verdict", "bits corrected", "ms", "transaction", title="What the outsider found")
+    columns = ("case", "verdict", "metadata", "bits corrected", "ms", "transaction")
+    table = Table(*columns, title="What the outsider found")
     right = True
     for one, found in results:
-        good = found.verdict is one.expected
+        good = one.fits(found)
         right &= good
         style = "green" if good else "bold red"
         verdict = found.verdict.value if good else f"{found.verdict.value} (expected {one.expected.value})"
         bits = str(found.corrected_bits) if found.payload else "-"
         transaction = found.transaction or "-"
-        table.add_row(one.title, f"[{style}]{verdict}", bits, f"{found.milliseconds['total']:.0f}", transaction[:22])
+        spent = f"{found.milliseconds['total']:.0f}"
+        table.add_row(one.title, f"[{style}]{verdict}", found.metadata.state.value, bits, spent, transaction[:22])
     console.print(table)
     back = Table("picture", "cover", "restored", "same", title="Restoration, content hashes (SHA3-256)")
     for item in restored:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medprov_ledger import terminal
+from medprov_ledger.errors import StandardOutputError
 from medprov_sdk.errors import SdkError, UnreadableError
 from medprov_sdk.verdict import Verdict
 from medprov_sdk.verification import moment
@@ -21,7 +23,8 @@ USAGE, UNREADABLE = 2, 3
 """Exit codes beside those of the verdicts (:attr:`medprov_sdk.verdict.Verdict.exit_code`)."""
 
 _CODES = """exit codes: 0 authentic, 10 authentic_derived, 20 tampered, 21 copied_mark, 22 conflicting_claims,
-23 revoked, 24 unverifiable, 25 unknown, 2 wrong usage or configuration, 3 unreadable picture"""
+23 revoked (reserved: this release cannot revoke), 24 unverifiable, 25 unknown, 2 wrong usage, configuration or output,
+3 unreadable picture. They tell the verdict on the pixels; changed metadata is told in the text and in the JSON."""
 
 _CONFIG = "default: $MEDPROV_CONFIG, ./medprov.toml, ./.medprov/medprov.toml"
 
@@ -40,19 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("--port", type=_port, default=8080, help="0 takes a free one (default: %(default)s)")
     for command in (verify, serve):
         command.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
-    chosen = parser.parse_args(arguments)
+    terminal.prepare()
     try:
+        chosen = terminal.parse(parser, arguments)
         if chosen.command == "serve":
             return _serve(chosen.config, chosen.host, chosen.port)
         return _verify(chosen.image, chosen.config, chosen.json, chosen.report)
     except UnreadableError as error:
         return _fail(error, UNREADABLE)
-    except SdkError as error:
+    except (SdkError, StandardOutputError) as error:
         return _fail(error, USAGE)
-    except BrokenPipeError:
-        # the reader of our output has gone; Python would complain once more when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return USAGE
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
 
@@ -62,9 +62,10 @@ def _verify(image: Path, config: Path | None, as_json: bool, report: Path | None
     from medprov_ledger.errors import LedgerError
     from medprov_watermark import media
     from medprov_watermark.errors import MediaError, WatermarkError
+    from medprov_watermark.media.files import store
 
-    if report is not None and report.exists() and image.exists() and report.samefile(image):
-        raise SdkError(f"{report}: is the picture itself; name another file for the report")
+    if report is not None:
+        _check_report(report, image)
     try:
         pixels = media.read(image)
     except MediaError as error:
@@ -79,13 +80,21 @@ def _verify(image: Path, config: Path | None, as_json: bool, report: Path | None
         from medprov_sdk.report import page
 
         try:
-            report.write_text(page(result, pixels.array), encoding="utf-8")
-        except OSError as error:
-            why = f"cannot be written ({error.strerror}); name a file in a folder that exists"
-            raise SdkError(f"{report}: {why}") from None
-    text = json.dumps(result.to_json(), indent=2, ensure_ascii=False) if as_json else summary(result)
-    print(text, flush=True)
+            # a file name that is not UTF-8 is in the page
+            store(report, page(result, pixels.array).encode("utf-8", "replace"), overwrite=True)
+        except MediaError as error:
+            raise SdkError(f"{report}: {error}") from None
+    # every sign in ASCII: what the output's encoding lacks would not be JSON any more
+    terminal.say(json.dumps(result.to_json(), indent=2) if as_json else summary(result))
     return result.verdict.exit_code
+
+
+def _check_report(report: Path, image: Path) -> None:
+    """Refuse to replace what may be something else than an older report."""
+    if os.path.exists(report) and os.path.exists(image) and report.samefile(image):
+        raise SdkError(f"{report}: is the picture itself; name another file for the report")
+    if os.path.lexists(report) and report.suffix.lower() not in (".html", ".htm"):
+        raise SdkError(f"{report}: exists and is no .html file; name another file for the report")
 
 
 def _port(text: str) -> int:
@@ -114,8 +123,9 @@ def _serve(config: Path | None, host: str, port: int) -> int:
 
 def summary(result: Verification) -> str:
     """A few lines for people."""
-    lines = [f"{result.source}: {result.verdict.value}", f"  {result.verdict.sentence}"]
+    lines = [f"{result.source}: {result.verdict.value}", f"  {result.sentence}"]
     lines.append(f"  reason: {result.reason.sentence}")
+    lines.append(f"  metadata: {result.metadata.state.value}: {result.metadata.sentence}")
     for claim in result.claims:
         name = f" ({claim.member})" if claim.member else ""
         lines.append(f"  owner: {claim.owner}{name}")
@@ -135,7 +145,7 @@ def summary(result: Verification) -> str:
 
 
 def _fail(error: object, code: int) -> int:
-    print("medprov: " + " ".join(str(error).split()), file=sys.stderr)
+    terminal.complain("medprov: " + " ".join(str(error).split()))
     return code
 
 

@@ -23,6 +23,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """One record's evidence, or why there is none.
+
+    Parameters
+    ----------
+    evidence : Evidence or None
+    trouble : Content
+        ``UNREACHABLE`` or ``UNREADABLE`` where there is none.
+    check : Check
+    """
+
+    evidence: sealed_evidence.Evidence | None
+    trouble: Content
+    check: Check
+
+
+@dataclass(frozen=True)
 class Compared:
     """What the comparison with one record's evidence gave."""
 
@@ -40,8 +57,8 @@ class Compared:
         return shares[0] if shares else 1.0
 
 
-def compare(record: Record, keys: PayloadKeys, store: Store, image: Samples, geometry: Geometry) -> Compared:
-    """Fetch and open a record's evidence and compare the picture with it.
+def fetch(record: Record, keys: PayloadKeys, store: Store) -> Opened:
+    """Fetch and open a record's evidence.
 
     Parameters
     ----------
@@ -49,30 +66,52 @@ def compare(record: Record, keys: PayloadKeys, store: Store, image: Samples, geo
     keys : PayloadKeys
         Of the payload in the picture.
     store : Store
+    """
+    try:
+        sealed = store.get(record.evidence_cid)
+    except StoreError as error:
+        return unreachable(error)
+    except LedgerError as error:
+        return Opened(None, Content.UNREADABLE, Check("evidence fetched", False, str(error)))
+    try:
+        evidence = sealed_evidence.open(sealed, keys)
+    except LedgerError as error:
+        return Opened(None, Content.UNREADABLE, Check("evidence opened", False, str(error)))
+    detail = f"{record.evidence_cid}, opened with the payload of this picture"
+    return Opened(evidence, Content.NOT_COMPARED, Check("evidence opened", True, detail))
+
+
+def unreachable(error: StoreError) -> Opened:
+    """Evidence that the store did not give."""
+    return Opened(None, Content.UNREACHABLE, Check("evidence fetched", False, str(error)))
+
+
+def compare(opened: Opened, image: Samples, geometry: Geometry) -> Compared:
+    """Compare the picture with a record's evidence.
+
+    Parameters
+    ----------
+    opened : Opened
     image : uint8 or uint16 array (H, W) or (H, W, 3)
         As it was given.
     geometry : Geometry
         How it stands to the cover.
     """
+    evidence = opened.evidence
+    if evidence is None:
+        return Compared(content=opened.trouble, checks=(opened.check,))
     try:
-        sealed = store.get(record.evidence_cid)
-    except StoreError as error:
-        return Compared(content=Content.UNREACHABLE, checks=(Check("evidence fetched", False, str(error)),))
-    except LedgerError as error:
-        return Compared(content=Content.UNREADABLE, checks=(Check("evidence fetched", False, str(error)),))
-    try:
-        evidence = sealed_evidence.open(sealed, keys)
         if evidence.feature_version != features.VERSION:
             raise ValueError(f"features of version {evidence.feature_version}, this release reads {features.VERSION}")
         upright = geometry.undo(image)
         result = features.compare(evidence.features, upright)
-    except (LedgerError, ValueError) as error:
-        return Compared(content=Content.UNREADABLE, checks=(Check("evidence opened", False, str(error)),))
-    opened = Check("evidence opened", True, f"{record.evidence_cid}, opened with the payload of this picture")
+    except ValueError as error:
+        unreadable = Check("features readable", False, str(error))
+        return Compared(content=Content.UNREADABLE, checks=(opened.check, unreadable))
     blocks, block_heat, block_check = _blocks(evidence, upright, image, geometry)
     content, cell_heat, cell_check = _cells(result, image, geometry)
     heat = tuple(one for one in (block_heat, cell_heat) if one is not None)
-    return Compared(blocks, content, heat, (opened, block_check, cell_check))
+    return Compared(blocks, content, heat, (opened.check, block_check, cell_check))
 
 
 def _blocks(
@@ -99,8 +138,11 @@ def _blocks(
 
 def _cells(result: features.Comparison, image: Samples, geometry: Geometry) -> tuple[Content, Heat | None, Check]:
     height, width = image.shape[:2]
+    if result.vanished:
+        detail = f"the released picture has contrast in {result.expected:.0%} of its area, this one shows "
+        return Content.DIFFERS, None, Check("content", False, detail + f"it in {result.overlap:.0%}")
     if result.overlap < features.MIN_OVERLAP:
-        detail = f"not compared: only {result.overlap:.0%} of the picture has enough contrast"
+        detail = f"not compared: only {result.expected:.0%} of the released picture has enough contrast"
         return Content.TOO_LITTLE, None, Check("content", None, detail)
     tall, wide = (width, height) if geometry.turns % 2 else (height, width)
     boxes = boxes_of(result.differs, features.cell_edges(tall), features.cell_edges(wide), (height, width), geometry)

@@ -8,14 +8,23 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from medprov_ledger import eip712
 from medprov_ledger.config import Config
-from medprov_ledger.errors import ChainError, LedgerError, RecordError, StoreError
+from medprov_ledger.errors import (
+    ChainError,
+    ContractAbsentError,
+    LedgerError,
+    RecordError,
+    StoreError,
+    WrongChainError,
+)
 from medprov_ledger.record import Record
 from medprov_sdk.verification import Check, Claim
 
@@ -25,11 +34,16 @@ if TYPE_CHECKING:
     from medprov_ledger.store import Store
 
 
+MOST_PROVED = 8
+"""Records of one owner that the chain is asked about; a batch full of copies must not stop anybody's verification."""
+_One = TypeVar("_One")
+
+
 class Registry(Protocol):
     """What is needed of :class:`medprov_ledger.registry.Registry`."""
 
-    def anchor(self, root: bytes) -> Anchor | None:
-        """The confirmed anchor of a root."""
+    def anchor(self, owner: str, root: bytes) -> Anchor | None:
+        """A member's confirmed anchor of a root."""
 
     def anchors(self, from_block: int = 0) -> list[Anchor]:
         """All confirmed anchors."""
@@ -37,8 +51,8 @@ class Registry(Protocol):
     def registrations(self, from_block: int = 0) -> list[Registration]:
         """All confirmed records that were registered by themselves."""
 
-    def verify(self, root: bytes, leaf: bytes, proof: list[bytes]) -> bool:
-        """Whether the contract accepts the proof."""
+    def verify(self, owner: str, root: bytes, leaf: bytes, proof: list[bytes]) -> bool:
+        """Whether the contract accepts the proof against that member's anchor."""
 
 
 class Federation(Protocol):
@@ -54,6 +68,15 @@ class Links:
 
     registry: Registry
     federation: Federation
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Questions to the chain within one look-up; the same one is asked once."""
+
+    anchor: Callable[[str, bytes], Anchor | None]
+    verify: Callable[[str, bytes, bytes, list[bytes]], bool]
+    is_member: Callable[[str, int], bool]
 
 
 @dataclass(frozen=True)
@@ -76,6 +99,7 @@ def connect(config: Config) -> Links:
     Raises
     ------
     ChainError
+        See :class:`medprov_ledger.chain.Chain`.
     """
     # web3 takes most of a second to import; a picture without any mark does not need it
     from medprov_ledger.chain import Chain
@@ -123,6 +147,8 @@ class LedgerView:
         """Why the chain did not answer at the last question; empty where it did."""
         self.store_trouble = ""
         """Why manifests are missing from the index; empty where none is."""
+        self.left_out = 0
+        """Records that the last look-up did not prove, because their owner has more than `MOST_PROVED`."""
 
     @property
     def store(self) -> Store:
@@ -139,7 +165,13 @@ class LedgerView:
         return self._store
 
     def refresh(self) -> None:
-        """Bring the index up to date; what goes wrong is in `chain_trouble` and `store_trouble`."""
+        """Bring the index up to date; what goes wrong is in `chain_trouble` and `store_trouble`.
+
+        Raises
+        ------
+        WrongChainError, ContractAbsentError
+            The configuration is of another chain or federation; asking again cannot help.
+        """
         self.chain_trouble, self.store_trouble = "", ""
         try:
             if self._links is None:
@@ -148,6 +180,8 @@ class LedgerView:
             report = self._records().sync(self._links.registry, self._links.federation, self.store, key)
             missing = [problem.reason for problem in report.problems if problem.state == "missing"]
             self.store_trouble = missing[0] if missing else ""
+        except (WrongChainError, ContractAbsentError):
+            raise
         except ChainError as error:
             # the next question connects anew: the node may be back by then
             self._links, self.chain_trouble = None, str(error)
@@ -157,24 +191,43 @@ class LedgerView:
     def find(self, record_key: bytes | None, released_hash: bytes) -> list[Found]:
         """Records of a record key or of a released picture that the chain proves, earliest anchor first.
 
-        Empty where the chain does not answer.
+        Empty where the chain does not answer. Of one owner at most `MOST_PROVED` records of batches and as many that
+        were registered by themselves, those of exactly this picture first; `left_out` counts the others.
         """
-        links = self._links
+        links, self.left_out = self._links, 0
         if links is None:
             return []
         try:
             entries = self._records().by_released_hash(released_hash)
             if record_key is not None:
                 entries += self._records().by_key(record_key)
-            found = {entry.leaf: self._prove(entry, links) for entry in reversed(entries)}
-            for registration in self._registrations(links):
-                record = registration.record
-                if record.released_hash == released_hash or record.key == record_key:
-                    found.setdefault(registration.record_id, self._registered(registration))
+            single = [
+                (one.record, one)
+                for one in self._registrations(links)
+                if one.record.released_hash == released_hash or one.record.key == record_key
+            ]
+            batched: dict[bytes, tuple[Record, Entry]] = {}
+            for entry in entries:
+                batched.setdefault(entry.leaf, (entry.record, entry))
+            asked = _Asked(cache(links.registry.anchor), links.registry.verify, cache(links.federation.is_member))
+            found = {one.leaf: self._prove(one, asked) for one in self._bounded(batched.values(), released_hash)}
+            for registration in self._bounded(single, released_hash):
+                found[registration.record_id] = found.get(registration.record_id) or self._registered(registration)
         except ChainError as error:
             self._links, self.chain_trouble = None, str(error)
             return []
         return sorted((one for one in found.values() if one is not None), key=lambda one: one.claim.block)
+
+    def _bounded(self, candidates: Iterable[tuple[Record, _One]], released_hash: bytes) -> list[_One]:
+        """At most `MOST_PROVED` of each owner: of this very picture first, then as they come."""
+        kept, seen = [], Counter[str]()
+        for record, one in sorted(candidates, key=lambda pair: pair[0].released_hash != released_hash):
+            seen[record.owner] += 1
+            if seen[record.owner] <= MOST_PROVED:
+                kept.append(one)
+            else:
+                self.left_out += 1
+        return kept
 
     def payloads(self) -> list[bytes]:
         """Payloads (12 bytes each) of all records whose directory may be read here, for list decoding."""
@@ -230,21 +283,21 @@ class LedgerView:
             # the index only saves time: a read-only home or a damaged file must not stop a verification
             return index(":memory:", self.domain)
 
-    def _prove(self, entry: Entry, links: Links) -> Found | None:
+    def _prove(self, entry: Entry, asked: _Asked) -> Found | None:
         """The entry, if signature, proof, anchor and membership hold now; the index file is not trusted."""
         record = entry.record
         try:
             signer = eip712.recover_record(record, entry.signature, self.domain)
         except RecordError:
             return None
-        anchor = links.registry.anchor(entry.root)
+        anchor = asked.anchor(record.owner, entry.root)
         if record.leaf(self.domain) != entry.leaf or signer != record.owner:
             return None
         if anchor is None or anchor.owner.lower() != record.owner.lower():
             return None
-        if not links.registry.verify(entry.root, entry.leaf, list(entry.proof)):
+        if not asked.verify(record.owner, entry.root, entry.leaf, list(entry.proof)):
             return None
-        if not links.federation.is_member(record.owner, anchor.block):
+        if not asked.is_member(record.owner, anchor.block):
             return None
         claim = Claim(
             owner=record.owner,

@@ -43,6 +43,7 @@ body { font: 11pt/1.4 Georgia, serif; max-width: 46rem; margin: 2rem auto; paddi
 h1 { font-size: 1.5rem; margin-bottom: .2rem }
 h2 { font-size: 1.1rem; margin-top: 1.6rem; border-bottom: 1px solid #999 }
 .verdict { border: 3px solid $colour; padding: .6rem 1rem; margin: 1rem 0 }
+.differs { border: 3px solid #a31515; padding: .6rem 1rem }
 .verdict b { color: $colour; font-size: 1.3rem }
 table { border-collapse: collapse; width: 100% }
 td, th { text-align: left; vertical-align: top; padding: .2rem .6rem .2rem 0; border-bottom: 1px solid #ddd }
@@ -57,6 +58,7 @@ tr, figure { break-inside: avoid }
 <h1>Verification of a medical picture</h1>
 <p>$source, $width &times; $height pixels, made $made by medprov-sdk $software</p>
 <div class="verdict"><b>$verdict</b><br>$sentence<br>Reason: $reason ($code).</div>
+<p class="$state">Metadata: <b>$metadata</b>: $header.</p>
 $pictures
 <h2>What was found</h2>
 <table>$facts</table>
@@ -99,9 +101,12 @@ def page(result: Verification, image: Samples | None = None) -> str:
         software=escape(_version()),
         colour=_COLOURS[result.verdict],
         verdict=escape(result.verdict.value.replace("_", " ")),
-        sentence=escape(result.verdict.sentence),
+        sentence=escape(result.sentence),
         reason=escape(result.reason.sentence),
         code=escape(result.reason.value),
+        state=result.metadata.state.value,
+        metadata=result.metadata.state.value.replace("_", " "),
+        header=escape(result.metadata.sentence),
         pictures=_pictures(result, image) if image is not None else "",
         facts=_rows(_facts(result)),
         claims="".join(_claim(claim) for claim in result.claims) or "<p>None.</p>",

@@ -28,6 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
+from medprov_ledger import terminal
 from medprov_sdk.errors import SdkError
 from medprov_sdk.report import page
 from medprov_sdk.verification import Verification
@@ -37,6 +38,8 @@ from medprov_watermark.pixels import Pixels
 
 LIMIT = 64 * 2**20
 """Largest picture that is taken, bytes."""
+PIXELS = 2**24
+"""Most pixels of a picture that is taken, for example 4096 x 4096; a small file can hold very many of them."""
 ENVELOPE = 2**16
 """What the form around the picture may add, bytes."""
 CONNECTIONS = 16
@@ -85,7 +88,8 @@ _FORM = f"""<p>Find out who has released a medical picture, and whether it is st
 <form action="/verify" method="post" enctype="multipart/form-data">
 <label for="{FIELD}">Picture</label>
 <input type="file" id="{FIELD}" name="{FIELD}" required aria-describedby="what">
-<p id="what">PNG, TIFF, JPEG or DICOM, at most {LIMIT // 2**20} MiB. It is not kept.</p>
+<p id="what">PNG, TIFF, JPEG or DICOM, at most {LIMIT // 2**20} MiB and {PIXELS // 2**20} million pixels.
+It is not kept.</p>
 <button type="submit">Verify</button>
 </form>
 <p>Programs post the same form with <code>Accept: application/json</code>.</p>"""
@@ -106,7 +110,7 @@ class _Refused(Exception):  # noqa: N818 - an answer, not an error of this progr
         self.status, self.text = status, text
 
 
-def create_app(verifier: Judge, limit: int = LIMIT) -> FastAPI:
+def create_app(verifier: Judge, limit: int = LIMIT, pixels: int = PIXELS) -> FastAPI:
     """The web application around one verifier.
 
     Parameters
@@ -115,6 +119,8 @@ def create_app(verifier: Judge, limit: int = LIMIT) -> FastAPI:
         Used by one request at a time.
     limit : int
         Largest picture, bytes.
+    pixels : int
+        Largest picture, pixels; looked up in its header before anything is decoded.
     """
     app = FastAPI(title="medprov", docs_url=None, redoc_url=None, openapi_url=None)
     lock = Lock()
@@ -150,15 +156,11 @@ def create_app(verifier: Judge, limit: int = LIMIT) -> FastAPI:
         try:
             upload = await _upload(request, limit)
             try:
-                name = _name(upload.filename)
-                result, pixels = await run_in_threadpool(_judge, verifier, lock, upload, name)
+                return await run_in_threadpool(_judge, verifier, lock, upload, pixels, _wants_json(request))
             finally:
                 await upload.close()
         except _Refused as refused:
             return _say(request, refused.status, refused.text)
-        if _wants_json(request):
-            return JSONResponse(result.to_json())
-        return HTMLResponse(await run_in_threadpool(page, result, pixels.array))
 
     return app
 
@@ -202,7 +204,7 @@ def serve(verifier: Judge, host: str = "127.0.0.1", port: int = 8080, limit: int
             limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=10,
         )
-        print(f"verifying at http://{shown}:{listening.getsockname()[1]}/", flush=True)
+        terminal.say(f"verifying at http://{shown}:{listening.getsockname()[1]}/")
         uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -262,17 +264,22 @@ def _limit(limit: int) -> _Refused:
     return _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"larger than {size}; verify it with 'medprov verify'")
 
 
-def _judge(verifier: Judge, lock: Lock, upload: UploadFile, name: str) -> tuple[Verification, Pixels]:
-    """Read and verify, in a worker thread and one at a time: pictures and networks take much memory."""
+def _judge(verifier: Judge, lock: Lock, upload: UploadFile, limit: int, as_json: bool) -> Response:
+    """Read, verify and answer, in a worker thread and one at a time: pictures and networks take much memory."""
+    name = _name(upload.filename)
     with lock, tempfile.TemporaryDirectory(prefix="medprov-") as folder:
         file = Path(folder) / "picture"
         try:
             with file.open("wb") as copy:
                 while piece := upload.file.read(2**20):
                     copy.write(piece)
-            pixels = media.read(file)
+            picture = media.read(file, max_pixels=limit)
             file.unlink()
-            return verifier.verify(pixels, source=name), pixels
+            result = verifier.verify(picture, source=name)
+            return JSONResponse(result.to_json()) if as_json else HTMLResponse(page(result, picture.array))
+        except media.TooManyPixelsError:
+            text = f"{name}: more than {limit} pixels, which this page does not take; verify it with 'medprov verify'"
+            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text) from None
         except (MediaError, SdkError) as error:
             text = " ".join(str(error).replace(str(file), name).split())
             raise _Refused(HTTPStatus.BAD_REQUEST, text) from None

@@ -11,9 +11,10 @@ from enum import Enum
 
 
 class Verdict(Enum):
-    """What a verification says."""
+    """What a verification says about the pixels; the header is compared apart (:mod:`medprov_sdk.metadata`)."""
 
     REVOKED = "revoked"
+    """Reserved: the contracts of this release cannot revoke a record."""
     CONFLICTING_CLAIMS = "conflicting_claims"
     AUTHENTIC = "authentic"
     TAMPERED = "tampered"
@@ -26,11 +27,6 @@ class Verdict(Enum):
     def exit_code(self) -> int:
         """Exit code of the command line for this verdict."""
         return _EXIT_CODES[self]
-
-    @property
-    def sentence(self) -> str:
-        """The verdict in one sentence for a reader who knows nothing of watermarks."""
-        return _SENTENCES[self]
 
 
 _EXIT_CODES = {
@@ -45,9 +41,10 @@ _EXIT_CODES = {
 }
 
 _SENTENCES = {
-    Verdict.AUTHENTIC: "The picture is exactly the one that its owner released; no pixel has changed.",
-    Verdict.AUTHENTIC_DERIVED: "The picture comes from the recorded one and shows the same content; "
-    "it was processed on the way.",
+    Verdict.AUTHENTIC: "Every pixel is exactly as its owner released it. "
+    "This is about the pixels alone; what the file says beside them is compared apart, as metadata.",
+    Verdict.AUTHENTIC_DERIVED: "The picture comes from the recorded one and was processed on the way; "
+    "no change of its content larger than about 1/20 of its side was found.",
     Verdict.TAMPERED: "The picture comes from the recorded one, but parts of its content have changed.",
     Verdict.COPIED_MARK: "The picture carries the mark of a recorded picture, but shows something else.",
     Verdict.CONFLICTING_CLAIMS: "More than one owner claims this picture; the earlier anchor has precedence.",
@@ -95,9 +92,11 @@ _REASONS = {
     "the integrity mark has no signature of its own that could be checked",
     Reason.BLOCKS_DIFFER: "some blocks are exactly as released and others are not",
     Reason.CONTENT_DIFFERS_IN_PART: "the content differs from the released picture in some places",
-    Reason.CONTENT_DIFFERS: "the content differs from the released picture in half of the compared area or more",
+    Reason.CONTENT_DIFFERS: "the content differs from the released picture in half of the compared area or more, "
+    "or has vanished from it",
     Reason.TURNED_PIXELS_EXACT: "turned or mirrored, pixels exact",
-    Reason.CONTENT_AGREES: "the pixels were processed (for example recompressed or resized), the content agrees",
+    Reason.CONTENT_AGREES: "the pixels were processed (for example recompressed or resized), the content agrees; "
+    "after that, changes smaller than about 1/20 of the side and faint ones cannot be seen",
     Reason.CONTENT_NOT_COMPARED: "the mark leads to an anchored record; content not compared, "
     "because too little of it is comparable",
     Reason.FOREIGN_SIGNATURE: "the integrity mark is intact, but nobody who was a member then has signed it",
@@ -111,6 +110,26 @@ _REASONS = {
     Reason.MARK_UNREADABLE: "a mark is there, but too weak to read whose it is",
     Reason.NOTHING_FOUND: "neither mark nor record was found",
 }
+
+
+_SENTENCES_BY_REASON = {
+    Reason.TURNED_PIXELS_EXACT: "The picture is the recorded one, turned or mirrored; no pixel has changed. "
+    "This is about the pixels alone; what the file says beside them is compared apart, as metadata.",
+    Reason.CONTENT_NOT_COMPARED: "The picture carries the mark of the recorded one; "
+    "whether it shows the same content was not compared.",
+}
+
+
+def sentence(verdict: Verdict, reason: Reason) -> str:
+    """A verdict in one or two sentences for a reader who knows nothing of watermarks.
+
+    Parameters
+    ----------
+    verdict : Verdict
+    reason : Reason
+        What :func:`decide` gave beside it.
+    """
+    return _SENTENCES_BY_REASON.get(reason, _SENTENCES[verdict])
 
 
 class Seal(Enum):

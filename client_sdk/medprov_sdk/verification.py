@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from medprov_sdk.verdict import Reason, Verdict
+from medprov_sdk.metadata import Metadata
+from medprov_sdk.verdict import Reason, Verdict, sentence
 
 FORMAT = 1
 """Version of the JSON form."""
@@ -109,6 +110,8 @@ class Verification:
     ----------
     verdict : Verdict
     reason : Reason
+    metadata : Metadata
+        Whether the header is as released; the verdict is about the pixels.
     source : str
         Name of the file, or ``"array"``.
     height, width, channels, bits : int
@@ -130,7 +133,7 @@ class Verification:
     record : Claim or None
         The record that the verdict rests on; with conflicting claims the one with the earlier anchor.
     claims : tuple of Claim
-        All records found, earliest anchor first.
+        All records that count, earliest anchor first.
     model : str or None
         SHA-256 of the weights that marked the picture.
     checks : tuple of Check
@@ -144,6 +147,7 @@ class Verification:
 
     verdict: Verdict
     reason: Reason
+    metadata: Metadata
     source: str
     height: int
     width: int
@@ -164,6 +168,11 @@ class Verification:
     heat: tuple[Heat, ...]
     false_alarm: FalseAlarm
     milliseconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one or two sentences."""
+        return sentence(self.verdict, self.reason)
 
     @property
     def owner(self) -> str | None:
@@ -206,9 +215,11 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of JSON types with everything above."""
-        out: dict[str, Any] = {"format": FORMAT, "verdict": self.verdict.value}
+        out: dict[str, Any] = {"format": FORMAT, "verdict": self.verdict.value, "sentence": self.sentence}
         out["reason"] = {"code": self.reason.value, "text": self.reason.sentence}
-        for entry in fields(self)[2:]:
+        found = self.metadata
+        out["metadata"] = {"state": found.state.value, "differing": list(found.differing), "text": found.sentence}
+        for entry in fields(self)[3:]:
             out[entry.name] = _plain(getattr(self, entry.name))
         for name in ("owner", "member", "transaction", "block", "time", "evidence_cid", "bundle_cid"):
             out[name] = getattr(self, name)

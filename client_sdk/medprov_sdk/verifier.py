@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,9 +17,10 @@ from medprov_ledger import eip712
 from medprov_ledger.config import Config
 from medprov_ledger.errors import RecordError, StoreError
 from medprov_ledger.sealing import PayloadKeys, payload_keys
-from medprov_sdk import content
+from medprov_sdk import content, metadata
 from medprov_sdk.errors import UnreadableError
-from medprov_sdk.ledger_view import Found, LedgerView, describe
+from medprov_sdk.ledger_view import MOST_PROVED, Found, LedgerView, describe
+from medprov_sdk.metadata import Metadata
 from medprov_sdk.verdict import Content, Findings, Ledger, Mark, Seal, Signer, decide
 from medprov_sdk.verification import Check, FalseAlarm, Verification
 from medprov_watermark import detection, media
@@ -26,7 +28,7 @@ from medprov_watermark.errors import MediaError
 from medprov_watermark.geometry import ALL as ORIENTATIONS
 from medprov_watermark.geometry import Geometry
 from medprov_watermark.hashing import content_hash
-from medprov_watermark.payload import Payload, commitment, find_in
+from medprov_watermark.payload import Decoded, Payload, find_in
 from medprov_watermark.pixels import Pixels, Samples
 
 if TYPE_CHECKING:
@@ -52,9 +54,16 @@ class _Work:
     """What is known so far of one picture."""
 
     image: Samples
+    pixels: Pixels | None
+    """With the file that it came from; None for bare samples."""
     checks: list[Check] = field(default_factory=list)
     offline: list[str] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def attributes(self) -> dict[str, str]:
+        """What the file says beside its samples; empty for bare samples."""
+        return media.attributes(self.pixels) if self.pixels is not None else {}
 
     def check(self, name: str, passed: bool | None, detail: str) -> None:
         self.checks.append(Check(name, passed, detail))
@@ -128,26 +137,31 @@ class Verifier:
         Raises
         ------
         UnreadableError
-            The file or array is not a picture. All else becomes part of the verdict.
+            The file or array is not a picture.
+        WrongChainError, ContractAbsentError
+            The configuration is of another chain or federation. All else becomes part of the verdict.
         """
         stages: dict[str, float] = {}
         start = time.perf_counter()
-        samples, bits, name = _samples(image)
+        samples, bits, name, pixels = _given(image)
         stages["read"] = round((time.perf_counter() - start) * 1000, 2)
-        work = _Work(samples, stages=stages)
-        read = self._read(work)
-        with work.stage("chain"):
-            self.ledger.refresh()
-        read, corrected = self._search(work, read)
-        keys = self._keys(work, read)
-        with work.stage("chain"):
-            found = self.ledger.find(keys.record_key if keys else None, read.released_hash)
+        work = _Work(samples, pixels, stages=stages)
+        read, corrected, keys, found = self._look_up(work, self._read(work))
         signer, address = self._signer(work, read, found)
+        found = _of_the_signer(work, read, found, address)
         ledger, chosen = self._ledger(work, read, found, address)
-        compared = content.Compared()
-        if ledger is Ledger.CONFIRMED and keys is not None and not _proved(read, signer, chosen):
-            chosen, compared = self._compare(work, read, keys, found)
-            work.checks.extend(compared.checks)
+        compared, header = content.Compared(), Metadata()
+        if ledger is Ledger.CONFIRMED and chosen is not None:
+            if keys is None:
+                header = metadata.unavailable("the evidence opens with the mark's payload, which could not be read")
+            else:
+                with work.stage("evidence"):
+                    if _proved(read, signer, chosen):
+                        opened = self._open(chosen, keys) if work.attributes else None
+                    else:
+                        chosen, opened, compared = self._compare(work, read, keys, found)
+                    header = _header(work.attributes, opened, keys)
+                work.checks.extend(compared.checks)
         if chosen is not None:
             work.checks.append(describe(chosen, self.ledger.domain))
         elif self.ledger.chain_trouble and (keys is not None or read.seal in (Seal.INTACT, Seal.TURNED)):
@@ -166,6 +180,7 @@ class Verifier:
         return Verification(
             verdict=verdict,
             reason=reason,
+            metadata=header,
             source=source if source is not None else name,
             height=samples.shape[0],
             width=samples.shape[1],
@@ -224,33 +239,49 @@ class Verifier:
             work.check("marks belong together", same, detail)
         return _Read(extraction, seal, integrity, stands, payload, released_hash)
 
-    def _search(self, work: _Work, read: _Read) -> tuple[_Read, int]:
-        """Where the pilots find a mark that the error correction cannot read: list decoding against the directory."""
-        if read.payload is not None or read.extraction.presence < detection.THRESHOLD:
-            return read, read.extraction.corrected
+    def _look_up(self, work: _Work, read: _Read) -> tuple[_Read, int, PayloadKeys | None, list[Found]]:
+        """The records of a picture: by its payload and hash, and where these name none, by list decoding."""
+        with work.stage("chain"):
+            self.ledger.refresh()
+        corrected = read.extraction.corrected
+        keys, found = self._ask(work, read)
+        sealed = read.seal in (Seal.INTACT, Seal.TURNED)
+        marked = read.extraction.presence >= detection.THRESHOLD
+        if marked and not sealed and (read.payload is None or not found):
+            # of a half destroyed mark the error correction may have read a payload that nobody ever wrote
+            listed = self._search(work, read)
+            if listed is not None and listed.payload != read.payload:
+                read, corrected = replace(read, payload=listed.payload), listed.corrected_bits
+                keys, found = self._ask(work, read)
+        if self.ledger.left_out:
+            detail = f"{self.ledger.left_out} left out: no more than {MOST_PROVED} of one owner are proved"
+            work.check("all records looked at", None, detail + ", those of exactly this picture first")
+        return read, corrected, keys, found
+
+    def _ask(self, work: _Work, read: _Read) -> tuple[PayloadKeys | None, list[Found]]:
+        keys = None
+        if read.payload is not None:
+            with work.stage("keys"):
+                keys = payload_keys(read.payload.data, self.ledger.config.federation_id)
+        with work.stage("chain"):
+            return keys, self.ledger.find(keys.record_key if keys else None, read.released_hash)
+
+    def _search(self, work: _Work, read: _Read) -> Decoded | None:
+        """List decoding against the directory."""
         with work.stage("search"):
             known = [Payload.from_data(data) for data in self.ledger.payloads()]
             found = find_in(read.extraction.soft_bits, known, len(ORIENTATIONS))
         if found is None:
             work.check("list decoding", None, f"none of {len(known)} known payloads answers")
-            return read, read.extraction.corrected
-        work.check("list decoding", True, f"one of {len(known)} known payloads, {found.corrected_bits} bits corrected")
-        return replace(read, payload=found.payload), found.corrected_bits
-
-    def _keys(self, work: _Work, read: _Read) -> PayloadKeys | None:
-        if read.payload is None:
             return None
-        with work.stage("keys"):
-            return payload_keys(read.payload.data, self.ledger.config.federation_id)
+        work.check("list decoding", True, f"one of {len(known)} known payloads, {found.corrected_bits} bits corrected")
+        return found
 
     def _signer(self, work: _Work, read: _Read, found: list[Found]) -> tuple[Signer, str | None]:
         """Who signed the seal, and whether that is a member (at the anchor's block, where there is a record)."""
-        mark, signature, payload = read.integrity.image_mark, read.integrity.signature, read.integrity.payload
-        if read.seal not in (Seal.INTACT, Seal.TURNED) or mark is None or signature is None or payload is None:
+        mark, signature = read.integrity.image_mark, read.integrity.signature
+        if read.seal not in (Seal.INTACT, Seal.TURNED) or mark is None or signature is None:
             return Signer.NONE, None
-        if mark.payload_commitment != commitment(payload):
-            work.check("signature", False, "it is for another payload than the one in the picture")
-            return Signer.FOREIGN, None
         try:
             address = eip712.recover_image_mark(mark, signature, self.ledger.domain)
         except RecordError as error:
@@ -297,19 +328,18 @@ class Verifier:
 
     def _compare(
         self, work: _Work, read: _Read, keys: PayloadKeys, found: list[Found]
-    ) -> tuple[Found, content.Compared]:
+    ) -> tuple[Found, content.Opened, content.Compared]:
         """Compare with the evidence of every record of this payload; the best counts."""
-        with work.stage("evidence"):
-            try:
-                store = self.ledger.store
-            except StoreError as error:
-                trouble = Check("evidence fetched", False, str(error))
-                return found[0], content.Compared(content=Content.UNREACHABLE, checks=(trouble,))
-            ours = [one for one in found if one.record.key == keys.record_key] or found[:1]
-            results = [
-                (one, content.compare(one.record, keys, store, work.image, read.stands)) for one in ours[:MOST_COMPARED]
-            ]
-        return min(results, key=lambda result: result[1].differing)
+        ours = [one for one in found if one.record.key == keys.record_key] or found[:1]
+        opened = [(one, self._open(one, keys)) for one in ours[:MOST_COMPARED]]
+        results = [(one, at, content.compare(at, work.image, read.stands)) for one, at in opened]
+        return min(results, key=lambda result: result[2].differing)
+
+    def _open(self, found: Found, keys: PayloadKeys) -> content.Opened:
+        try:
+            return content.fetch(found.record, keys, self.ledger.store)
+        except StoreError as error:
+            return content.unreachable(error)
 
     def _remember(self, work: _Work, read: _Read, keys: PayloadKeys | None) -> None:
         for record in self.ledger.remembered(keys.record_key if keys else None, read.released_hash):
@@ -317,22 +347,22 @@ class Verifier:
             work.offline.append(f"an earlier run saw a record {same} by {record.owner}; it could not be confirmed now")
 
 
-def _samples(image: str | os.PathLike[str] | Pixels | Samples) -> tuple[Samples, int, str]:
-    """Samples, bits stored and name of what was given."""
+def _given(image: str | os.PathLike[str] | Pixels | Samples) -> tuple[Samples, int, str, Pixels | None]:
+    """Samples, bits stored and name of what was given, and the picture with its file where there is one."""
     if isinstance(image, Pixels):
-        return image.array, image.bits, "pixels"
+        return image.array, image.bits, "pixels", image
     if isinstance(image, np.ndarray):
         fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
         if image.dtype not in (np.uint8, np.uint16) or not fits or image.size == 0:
             raise UnreadableError(
                 f"array of shape {image.shape} and type {image.dtype}: give (H, W) or (H, W, 3) of uint8 or uint16"
             )
-        return np.ascontiguousarray(image), image.dtype.itemsize * 8, "array"
+        return np.ascontiguousarray(image), image.dtype.itemsize * 8, "array", None
     try:
         pixels = media.read(image)
     except MediaError as error:
         raise UnreadableError(str(error)) from None
-    return pixels.array, pixels.bits, Path(image).name
+    return pixels.array, pixels.bits, Path(image).name, pixels
 
 
 def _mark(read: _Read) -> Mark:
@@ -349,6 +379,37 @@ def _proved(read: _Read, signer: Signer, chosen: Found | None) -> bool:
         and signer in (Signer.MEMBER, Signer.NONE)
         and chosen.record.released_hash == read.released_hash
     )
+
+
+def _of_the_signer(work: _Work, read: _Read, found: list[Found], signer: str | None) -> list[Found]:
+    """The records that count beside a seal whose signer has recorded these very pixels.
+
+    Seal, record and anchor must be of one member. Whoever copies a public record and anchors it cannot make the seal,
+    so another owner's record of these pixels does not count, and neither does a later one of the same payload. An
+    earlier one of the payload does: there the seal may be the thief's.
+    """
+    own = [one for one in found if one.record.owner == signer and one.record.released_hash == read.released_hash]
+    if not own:
+        return found
+    first, kept = own[0].claim, []
+    for one in found:
+        copied = one.record.released_hash == read.released_hash or one.claim.block > first.block
+        if one.record.owner == signer or not copied:
+            kept.append(one)
+        else:
+            detail = f"{one.record.owner} recorded this picture in block {one.claim.block}, but {signer} has sealed it"
+            work.check("another's record", None, f"does not count: {detail}")
+    return kept
+
+
+def _header(attributes: Mapping[str, str], opened: content.Opened | None, keys: PayloadKeys) -> Metadata:
+    """The file's attributes against the evidence."""
+    if not attributes:
+        return metadata.unavailable("what was given is no file of a kind that is released")
+    if opened is None or opened.evidence is None:
+        how = "fetched" if opened is None or opened.trouble is Content.UNREACHABLE else "opened"
+        return metadata.unavailable(f"the evidence of the record could not be {how}")
+    return metadata.compare(opened.evidence, keys, attributes)
 
 
 def _agrees(found: Found, marked_hash: bytes, cover_hash: bytes, model: bytes) -> bool:

@@ -6,10 +6,12 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,12 +90,14 @@ def test_a_marked_picture_a_changed_one_and_none(folder: Path, address: str) -> 
     found = json.loads(text)
     assert (status, found["verdict"], found["source"]) == (200, "authentic", "marked.png")
     assert found["transaction"].startswith("0x")
+    assert found["metadata"]["state"] == "matches"
 
     picture = np.asarray(Image.open(folder / "marked.png")).copy()
     picture[40:60, 40:60] = 255 - picture[40:60, 40:60]
     Image.fromarray(picture).save(folder / "changed.png")
     status, text = post(address, folder / "changed.png", "text/html")
-    assert status == 200 and "<b>tampered</b>" in text and "data:image/png;base64," in text
+    assert status == 200 and "<b>tampered</b>" in text and "Metadata: <b>matches</b>" in text
+    assert "data:image/png;base64," in text
 
     assert json.loads(post(address, folder / "cover.png", "application/json")[1])["verdict"] == "unknown"
     (folder / "no.png").write_bytes(b"no picture")
@@ -106,6 +110,18 @@ def test_an_upload_that_is_too_large(folder: Path, address: str) -> None:
         file.truncate(65 * 2**20)
     status, text = post(address, folder / "large.png", "application/json")
     assert (status, json.loads(text)) == (413, {"error": "larger than 64 MiB; verify it with 'medprov verify'"})
+
+
+def test_a_small_file_with_very_many_pixels(folder: Path, address: str) -> None:
+    row = b"\0" + bytes(8192 * 6)
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(row) for _ in range(8192)) + packer.flush()
+    chunks = ((b"IHDR", struct.pack(">2I5B", 8192, 8192, 16, 2, 0, 0, 0)), (b"IDAT", packed), (b"IEND", b""))
+    parts = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks]
+    (folder / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert (folder / "bomb.png").stat().st_size < 2**19
+    status, text = post(address, folder / "bomb.png", "application/json")
+    assert status == 413 and "more than 16777216 pixels" in json.loads(text)["error"]
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium here")

@@ -9,6 +9,14 @@ class MediaError(WatermarkError):
     """A file cannot be read or written as a picture."""
 
 
+class UnknownFormatError(MediaError):
+    """The content is of no format that is read here."""
+
+
+class NoPixelsError(MediaError):
+    """A DICOM object that is no image: a directory, a report, a presentation state."""
+
+
 class EmbedError(WatermarkError):
     """A picture cannot be marked."""
 

@@ -13,6 +13,9 @@ in one of two ways, whichever the pictures allow:
   interval lies above B's; quantiles and order are unchanged by every increasing curve. A cell differs when several
   other cells contradict it, and cells are taken away, the most contradicted first, until nothing contradicts.
 
+Where the released picture has contrast and the other one has lost nearly all of it, the comparison has not failed: what
+was released is not there. So the cells that the released picture alone lets compare are counted as well.
+
 After D. Bhat, S. Nayar, "Ordinal Measures for Image Correspondence", IEEE PAMI 20(4), 1998, section 2 (order instead
 of values).
 """
@@ -39,7 +42,7 @@ CELLS = 32
 COPIED_SHARE = 0.5
 """From this share of differing cells on, the picture shows something else."""
 MIN_OVERLAP = 0.25
-"""Below this share of comparable cells nothing is said about the content."""
+"""Below this share of cells that could be compared in the released picture nothing is said about the content."""
 MIN_AGREEING = 2
 """Fewer agreeing informative blocks may be chance: a codec leaves a block of two grey values alone now and then."""
 
@@ -56,7 +59,12 @@ _BENT = 2.5
 _SPREAD = 2.0
 _AGAINST = 6
 _CONFIDENT = 12
+# Of the pairs of cells whose order the released picture tells. Processing keeps over 0.2 of them in most cells, a flat
+# picture with a few bright spots on the brightest places keeps 0.02.
+_KEPT = 0.1
 _CONTRADICTED = 0.15
+# A black window over a quarter of the picture contradicts all the rest, which agrees once the window is taken away.
+_COVERED = 1 / 3
 
 Map = NDArray[np.bool_]
 
@@ -102,12 +110,15 @@ class Comparison:
     ----------
     differs : bool array (CELLS, CELLS)
     comparable : bool array (CELLS, CELLS)
+    told : bool array (CELLS, CELLS)
+        Cells that the released picture alone lets compare.
     straight : bool
         Whether the tone curve between the pictures is a straight line (the more sensitive comparison).
     """
 
     differs: Map
     comparable: Map
+    told: Map
     straight: bool
 
     @property
@@ -119,6 +130,16 @@ class Comparison:
     def overlap(self) -> float:
         """Comparable part of all cells, 0..1."""
         return float(self.comparable.mean())
+
+    @property
+    def expected(self) -> float:
+        """Part of all cells that the released picture alone lets compare, 0..1; the upper bound of `overlap`."""
+        return float(self.told.mean())
+
+    @property
+    def vanished(self) -> bool:
+        """The released picture has contrasts and the other one has lost them: it shows something else, or nothing."""
+        return self.overlap < MIN_OVERLAP <= self.expected
 
 
 def exact_grid(image: Samples, block: int = BLOCK) -> bytes:
@@ -215,18 +236,21 @@ def compare(features: bytes, image: Samples) -> Comparison:
         The features are truncated or of another version.
     """
     released, found = _parse(features), _cells(image)
-    noise = max(_TOLERANCE, _NOISE * released.unit, _NOISE * found.unit)
+    own = max(_TOLERANCE, _NOISE * released.unit)
+    noise = max(own, _NOISE * found.unit)
     contradicted, confident = _pairs((released.mean, released.mean), (found.mean, found.mean), noise)
-    comparable = confident.sum(axis=1) >= _CONFIDENT
-    elsewhere = comparable & (contradicted.sum(axis=1) > _CONTRADICTED * confident.sum(axis=1))
+    promised = _ordered((released.mean, released.mean), own).sum(axis=1)
+    told, pairs = promised >= _CONFIDENT, confident.sum(axis=1)
+    comparable = (pairs >= _CONFIDENT) & (pairs >= _KEPT * promised)
+    elsewhere = comparable & (contradicted.sum(axis=1) > _CONTRADICTED * pairs)
     line = _straight(released.mean, found.mean)
-    if comparable.any() and elsewhere.sum() >= COPIED_SHARE * comparable.sum():
+    if _most(elsewhere, comparable, COPIED_SHARE) and _most(_peeled(contradicted), comparable, _COVERED):
         differs = elsewhere
     else:
         local = _off_line(released, found, *line, noise) if line else _out_of_order(released, found, 0.75 * noise)
         differs = _clustered((local & comparable).reshape(CELLS, CELLS)).ravel()
     shape = (CELLS, CELLS)
-    return Comparison(differs.reshape(shape), comparable.reshape(shape), line is not None)
+    return Comparison(differs.reshape(shape), comparable.reshape(shape), told.reshape(shape), line is not None)
 
 
 def cell_edges(length: int) -> NDArray[np.int64]:
@@ -350,7 +374,12 @@ def _off_line(released: _Cells, found: _Cells, slope: float, offset: float, nois
 
 
 def _out_of_order(released: _Cells, found: _Cells, margin: float) -> Map:
-    contradicted, _ = _pairs((released.low, released.high), (found.low, found.high), margin)
+    return _peeled(_pairs((released.low, released.high), (found.low, found.high), margin)[0])
+
+
+def _peeled(contradicted: Map) -> Map:
+    """Cells to take away, the most contradicted first, until few contradictions are left; bool (n,)."""
+    contradicted = contradicted.copy()
     count = contradicted.sum(axis=1)
     out = np.zeros(count.size, np.bool_)
     while True:
@@ -370,10 +399,23 @@ def _pairs(
     margin: float,
 ) -> tuple[Map, Map]:
     """Which pairs of cells stand in opposite order, and which stand in a sure order in both; bool (n, n) each."""
-    above = released[0][:, None] > released[1][None] + margin
-    now = found[0][:, None] > found[1][None] + margin
-    opposite = above & now.T
-    return opposite | opposite.T, (above | above.T) & (now | now.T)
+    opposite = _above(released, margin) & _above(found, margin).T
+    return opposite | opposite.T, _ordered(released, margin) & _ordered(found, margin)
+
+
+def _above(cells: tuple[NDArray[np.float64], NDArray[np.float64]], margin: float) -> Map:
+    return np.asarray(cells[0][:, None] > cells[1][None] + margin, np.bool_)
+
+
+def _ordered(cells: tuple[NDArray[np.float64], NDArray[np.float64]], margin: float) -> Map:
+    """Which pairs of cells stand in a sure order; bool (n, n)."""
+    above = _above(cells, margin)
+    return np.asarray(above | above.T, np.bool_)
+
+
+def _most(cells: Map, comparable: Map, share: float) -> bool:
+    """Whether so large a share of the comparable cells is among `cells`."""
+    return bool(comparable.any() and (cells & comparable).sum() >= share * comparable.sum())
 
 
 def _clustered(cells: Map) -> Map:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,11 @@ class Contracts:
         self._ask()
         return list(self.registered)
 
-    def anchor(self, root: bytes) -> Anchor | None:
+    def anchor(self, owner: str, root: bytes) -> Anchor | None:
         self._ask()
-        return next((anchor for anchor in self.anchored if anchor.root == root), None)
+        return next((anchor for anchor in self.anchored if (anchor.owner, anchor.root) == (owner, root)), None)
 
-    def verify(self, root: bytes, leaf: bytes, proof: list[bytes]) -> bool:
+    def verify(self, owner: str, root: bytes, leaf: bytes, proof: list[bytes]) -> bool:
         self._ask()
         return not self.forged
 
@@ -102,8 +102,9 @@ class Reader:
         integrity: Integrity = NOTHING,
         presence: float = 30.0,
         geometry: Geometry | None = None,
+        soft_bits: NDArray[np.float32] | None = None,
     ) -> None:
-        soft = np.zeros(128, np.float32)
+        soft = np.zeros(128, np.float32) if soft_bits is None else soft_bits
         self.said[content_hash(image)] = Extraction(payload, soft, presence, geometry or Geometry(), 1, integrity)
 
 
@@ -130,7 +131,14 @@ class World:
         signature = eip712.sign_image_mark(mark, self.domain, account) if account else None
         return Integrity("intact", mark if account else None, signature, payload)
 
-    def record(self, image: NDArray[Any], account: LocalAccount, payload: Payload = PAYLOAD, **changes: Any) -> Record:
+    def record(
+        self,
+        image: NDArray[Any],
+        account: LocalAccount,
+        payload: Payload = PAYLOAD,
+        attributes: Mapping[str, str] | None = None,
+        **changes: Any,
+    ) -> Record:
         """A record with its evidence in the store."""
         keys = sealing.payload_keys(payload.data, self.config.federation_id)
         proof = evidence.Evidence(
@@ -142,6 +150,7 @@ class World:
             grid=features.exact_grid(image),
             features=features.ordinal_features(image),
             feature_version=features.VERSION,
+            attribute_macs=evidence.attribute_macs(keys.evidence_key, attributes or {}),
         )
         cid = self.store.put(evidence.seal(proof, keys, b"n" * 12))
         record = Record(
@@ -167,10 +176,10 @@ class World:
         self.contracts.anchored.append(anchor)
         return anchor
 
-    def release(self, image: NDArray[Any], account: LocalAccount) -> None:
+    def release(self, image: NDArray[Any], account: LocalAccount, attributes: Mapping[str, str] | None = None) -> None:
         """What a hospital does: seal, record, anchor."""
         self.reader.say(image, PAYLOAD, self.seal(image, account))
-        self.anchor(account, self.record(image, account))
+        self.anchor(account, self.record(image, account, attributes=attributes))
 
 
 @pytest.fixture

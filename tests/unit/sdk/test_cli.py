@@ -1,3 +1,5 @@
+import errno
+import io
 import json
 import socket
 import sys
@@ -8,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medprov_ledger.errors import ConfigError
+from medprov_ledger.config import Config
+from medprov_ledger.errors import ConfigError, ContractAbsentError, WrongChainError
 from medprov_sdk import Verdict, Verifier, cli
+from medprov_sdk.ledger_view import Links
+from medprov_watermark import media
 from medprov_watermark.errors import WeightsError
 
 
@@ -17,9 +22,9 @@ from medprov_watermark.errors import WeightsError
 def picture(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A released picture in a file, and a command line whose verifier knows it."""
     image = world.phantom()
-    world.release(image, world.alice)
     file = tmp_path / "a.png"
     Image.fromarray(image).save(file)
+    world.release(image, world.alice, media.attributes(media.read(file)))
 
     def from_config(path: Path | None = None) -> Verifier:
         if path is not None:
@@ -40,7 +45,17 @@ def test_authentic_for_people(picture: Path, world: Any, capsys: pytest.CaptureF
     assert cli.main(["verify", str(picture)]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("a.png: authentic\n") and world.alice.address in out and "(alice)" in out
+    assert "\n  metadata: matches: all 7 recorded attributes of the file are as released\n" in out
     assert err == ""
+
+
+def test_a_header_that_differs_is_told_and_does_not_change_the_verdict(
+    picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.open(picture).save(picture, dpi=(30, 300))
+    assert cli.main(["verify", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert "\n  metadata: differs: 1 of 7 recorded attributes of the file are not as released: PNG pHYs\n" in out
 
 
 def test_json_for_programs(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +102,77 @@ def test_a_report_that_cannot_be_written(picture: Path, tmp_path: Path, capsys: 
     assert "r.html" in one_line(capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "scan.png", "report", "link"])
+def test_the_report_replaces_nothing_but_a_report(
+    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    file = tmp_path / name
+    if name == "link":
+        file.symlink_to(tmp_path / "nowhere")
+    else:
+        file.write_bytes(b"mine")
+    assert cli.main(["verify", str(picture), "--report", str(file)]) == 2
+    assert f"{file}: exists and is no .html file" in one_line(capsys.readouterr().err)
+    assert file.is_symlink() or file.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["r.html", "r.HTM", "r"])
+def test_the_report_appears_whole(picture: Path, tmp_path: Path, name: str) -> None:
+    report = tmp_path / name
+    if report.suffix:
+        report.write_text("an older one")
+        report.with_name("hard").hardlink_to(report)
+    assert cli.main(["verify", str(picture), "--report", str(report)]) == 0
+    assert report.read_text(encoding="utf-8").endswith("</html>\n")
+    if report.suffix:
+        assert report.with_name("hard").read_text() == "an older one", "it was renamed into its place"
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_report_that_fails_leaves_the_older_one(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    report = tmp_path / "r.html"
+    report.write_text("an older one")
+    monkeypatch.setattr("os.fsync", full)
+    assert cli.main(["verify", str(picture), "--report", str(report)]) == 2
+    assert "r.html: it cannot be written (no space left on device)" in one_line(capsys.readouterr().err)
+    assert report.read_text() == "an older one"
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_report_with_a_name_too_long(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", str(picture), "--report", str(tmp_path / ("r" * 300 + ".html"))]) == 2
+    assert "file name too long" in one_line(capsys.readouterr().err)
+
+
+def test_a_name_that_is_not_utf_8(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "\udcff\u00e9.png"
+    picture.rename(file)
+    assert cli.main(["verify", str(file), "--report", str(tmp_path / "r.html")]) == 0
+    assert capsys.readouterr().out.startswith("?\u00e9.png: authentic\n")
+    assert "?\u00e9.png" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert cli.main(["verify", str(file), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert json.loads(out)["source"] == file.name
+
+
+def test_a_standard_output_that_fails(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Closed(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    assert cli.main(["verify", str(picture)]) == 2
+    assert "standard output: cannot be written (Broken pipe)" in one_line(capsys.readouterr().err)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"\x89PNG\r\n\x1a\ncut", b"GIF89a", b"\xff\xd8\xff"])
 def test_an_unreadable_picture(
     picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
@@ -124,6 +210,21 @@ def test_a_chain_that_is_away_is_named(picture: Path, world: Any, capsys: pytest
     assert "no chain answers there" in out and "proved offline: no sample has changed" in out
 
 
+@pytest.mark.parametrize("error", [WrongChainError, ContractAbsentError])
+def test_a_configuration_of_another_chain_is_no_verdict(
+    picture: Path, world: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Any
+) -> None:
+    def connect(_: Config) -> Links:
+        raise error("http://127.0.0.1:8545: serves chain 1, but medprov.toml says 31337; correct chain.rpc")
+
+    monkeypatch.setattr(world.verifier.ledger, "_connect", connect)
+    for _ in range(2):
+        assert cli.main(["verify", str(picture)]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "serves chain 1" in one_line(err)
+
+
 @pytest.mark.parametrize("arguments", [[], ["verify"], ["judge", "a.png"], ["verify", "a.png", "--loud"]])
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -152,7 +253,7 @@ def test_the_help_needs_no_heavy_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stderr.strip() == "[]"
-    assert "exit codes" in done.stdout
+    assert "exit codes" in done.stdout and "23 revoked (reserved" in done.stdout
 
 
 def test_serve_takes_its_address_and_one_verifier(picture: Path, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from medprov_sdk import Reason, Verdict, Verification
+from medprov_sdk.metadata import Metadata, State
 from medprov_sdk.report import SHOWN, page
 from medprov_sdk.verification import Check
+from medprov_watermark.detection import COMPUTED_FALSE_ALARM
 
 HOSTILE = '"><script>alert(1)</script>$source${verdict}'
 
@@ -103,13 +105,23 @@ def test_a_large_deep_picture_is_shown_small_in_eight_bits(tampered: Any) -> Non
 def test_without_a_picture_and_without_findings(world: Any) -> None:
     html = page(world.verifier.verify(world.phantom(9)))
     assert "img" not in check(html).tags
-    assert "unknown" in html and "1.3e-10" in html
+    assert "unknown" in html and f"{COMPUTED_FALSE_ALARM:.1e}" in html
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))
 @pytest.mark.parametrize("reason", [Reason.NOTHING_FOUND, Reason.CONTENT_AGREES])
 def test_every_verdict_has_a_page(tampered: Any, verdict: Verdict, reason: Reason) -> None:
     result, image = tampered
-    html = page(replace(result, verdict=verdict, reason=reason), image[:70, :70])
+    other = replace(result, verdict=verdict, reason=reason)
+    html = page(other, image[:70, :70])
     check(html)
-    assert verdict.sentence in html.replace("&#x27;", "'")
+    assert other.sentence in html.replace("&#x27;", "'")
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_every_state_of_the_metadata_is_told(tampered: Any, state: State) -> None:
+    found = Metadata(state, ("PatientName", HOSTILE), 44, HOSTILE)
+    html = page(replace(tampered[0], metadata=found))
+    assert "script" not in check(html).tags
+    assert f"Metadata: <b>{state.value.replace('_', ' ')}</b>" in html
+    assert ("PatientName" in html) == (state is State.DIFFERS)

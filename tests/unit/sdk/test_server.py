@@ -2,8 +2,10 @@ import io
 import json
 import logging
 import socket
+import struct
 import tempfile
 import threading
+import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +18,7 @@ from PIL import Image
 
 from medprov_sdk import Verification
 from medprov_sdk.errors import SdkError, UnreadableError
-from medprov_sdk.server import ENVELOPE, LIMIT, create_app, serve
+from medprov_sdk.server import ENVELOPE, LIMIT, PIXELS, create_app, serve
 from medprov_watermark.pixels import Pixels
 
 JSON = {"Accept": "application/json"}
@@ -115,6 +117,7 @@ def test_the_form_is_a_whole_page_without_scripts(client: TestClient) -> None:
     for part in ('<html lang="en">', '<label for="file">', 'enctype="multipart/form-data"', 'action="/verify"'):
         assert part in html
     assert "http://" not in html and "https://" not in html
+    assert "at most 64 MiB and 16 million pixels" in html
 
 
 def test_health_answers_while_a_picture_is_verified(client: TestClient, fake: Fake) -> None:
@@ -214,6 +217,33 @@ def test_a_picture_of_the_limit_is_taken_and_one_byte_more_is_not(fake: Fake, te
     assert "larger than" in error_of(post(client, png() + b"\0", headers=JSON), 413)
     assert "larger than" in error_of(post(client, bytes(ENVELOPE + 2 * len(png())), headers=JSON), 413)
     assert len(fake.seen) == 1 and list(temporary.iterdir()) == []
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG header that promises so many pixels, and none of them."""
+    kind = b"IHDR" + struct.pack(">2I5B", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + kind + struct.pack(">I", zlib.crc32(kind))
+
+
+def test_a_small_file_with_too_many_pixels_is_refused_before_it_is_decoded(
+    client: TestClient, fake: Fake, temporary: Path
+) -> None:
+    text = error_of(post(client, bomb(8192, 8192), headers=JSON), 413)
+    assert (
+        text == f"scan.png: more than {PIXELS} pixels, which this page does not take; verify it with 'medprov verify'"
+    )
+    page = post(client, bomb(8192, 8192))
+    assert page.status_code == 413 and 'role="alert"' in page.text
+    assert fake.seen == [] and list(temporary.iterdir()) == []
+    # as many as are taken: what is wrong with this file is something else
+    assert "cut off" in error_of(post(client, bomb(4096, 4096), headers=JSON), 400)
+
+
+def test_the_limit_of_pixels_can_be_set(fake: Fake) -> None:
+    assert post(TestClient(create_app(fake, pixels=32 * 40)), png()).status_code == 200
+    assert "more than 1279 pixels" in error_of(
+        post(TestClient(create_app(fake, pixels=1279)), png(), headers=JSON), 413
+    )
 
 
 def test_a_body_without_a_length_is_cut_off_at_the_limit(fake: Fake) -> None:

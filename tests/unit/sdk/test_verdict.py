@@ -3,7 +3,19 @@ from dataclasses import fields, replace
 
 import pytest
 
-from medprov_sdk.verdict import Blocks, Content, Findings, Ledger, Mark, Reason, Seal, Signer, Verdict, decide
+from medprov_sdk.verdict import (
+    Blocks,
+    Content,
+    Findings,
+    Ledger,
+    Mark,
+    Reason,
+    Seal,
+    Signer,
+    Verdict,
+    decide,
+    sentence,
+)
 
 VALUES = {
     "seal": list(Seal),
@@ -134,5 +146,18 @@ def test_exit_codes_differ_and_stay_clear_of_usage_errors() -> None:
 
 
 def test_everything_has_a_sentence() -> None:
-    assert all(verdict.sentence.endswith(".") for verdict in Verdict)
+    assert all(sentence(verdict, reason).endswith(".") for verdict in Verdict for reason in Reason)
     assert len({reason.sentence for reason in Reason}) == len(Reason)
+
+
+def test_the_sentence_claims_no_more_than_was_compared() -> None:
+    for found in ALL:
+        verdict, reason = decide(found)
+        said = sentence(verdict, reason)
+        assert "same content" not in said or reason is Reason.CONTENT_NOT_COMPARED
+        if reason is Reason.CONTENT_NOT_COMPARED:
+            assert said.endswith("was not compared.")
+        if reason is Reason.CONTENT_AGREES:
+            assert "1/20" in said and "1/20" in reason.sentence
+        if verdict is Verdict.AUTHENTIC:
+            assert "pixels alone" in said and "metadata" in said

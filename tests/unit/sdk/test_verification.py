@@ -25,6 +25,8 @@ def test_json_holds_every_field_and_the_shortcuts(result: Verification) -> None:
     assert out["format"] == FORMAT
     assert out["verdict"] == "tampered"
     assert out["reason"] == {"code": "blocks_differ", "text": result.reason.sentence}
+    assert out["sentence"] == result.sentence
+    assert out["metadata"] == {"state": "not_available", "differing": [], "text": result.metadata.sentence}
     assert out["heat"][0]["boxes"] == [[64, 32, 96, 64]]
     assert out["record"]["record"]["evidence_cid"] == out["evidence_cid"] == result.evidence_cid
     assert (out["owner"], out["block"], out["time"]) == (result.owner, 10, 1_700_000_100)

@@ -65,6 +65,10 @@ PROCESSING = {
     "blur": lambda a: np.asarray(Image.fromarray(a).filter(ImageFilter.GaussianBlur(1))),
     "gamma 0.5": lambda a: gamma(a, 0.5),
     "gamma 2": lambda a: gamma(a, 2),
+    "plus 50": lambda a: np.clip(a.astype(int) + 50, 0, 255).astype(np.uint8),
+    "minus 50": lambda a: np.clip(a.astype(int) - 50, 0, 255).astype(np.uint8),
+    "contrast 1.5": lambda a: np.clip((a.astype(float) - 128) * 1.5 + 128, 0, 255).round().astype(np.uint8),
+    "contrast 0.5": lambda a: np.clip((a.astype(float) - 128) * 0.5 + 128, 0, 255).round().astype(np.uint8),
     "brighter": lambda a: np.clip(a.astype(int) // 2 + 60, 0, 255).astype(np.uint8),
     "half": lambda a: resize(a, 128),
     "double": lambda a: resize(a, 512),
@@ -125,11 +129,51 @@ def test_sixteen_bits_compare_with_an_eight_bit_window_of_them() -> None:
     assert features.compare(released, camera()).share >= features.COPIED_SHARE
 
 
+def spots(places: NDArray[np.int64]) -> Picture:
+    """A grey picture with white cells at these places, and what a subtracted and moved mark leaves."""
+    cells = np.full(features.CELLS**2, 20)
+    cells[places] = 255
+    rng, (y, x) = np.random.default_rng(3), np.mgrid[:256, :256] / 256
+    wave = sum(np.cos(2 * np.pi * (fy * y + fx * x)) for fy, fx in rng.uniform(-30, 30, (20, 2)))
+    flat = np.kron(cells.reshape(features.CELLS, -1), np.ones((8, 8)))
+    return np.clip(flat + wave / wave.std(), 0, 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("picture", ["camera", "brain"])
+@pytest.mark.parametrize("count", [9, 11, 12, 18])
+def test_a_picture_without_contrast_is_no_gap_in_the_comparison(picture: str, count: int) -> None:
+    image = PICTURES[picture]()
+    brightest = np.argsort(-image.reshape(32, 8, 32, 8).mean(axis=(1, 3)).ravel())[:count]
+    for places in (brightest, np.random.default_rng(1).choice(features.CELLS**2, count, replace=False)):
+        result = features.compare(features.ordinal_features(image), spots(places))
+        assert result.expected == 1
+        assert result.vanished or result.differs.any()
+
+
+@pytest.mark.parametrize("picture", sorted(PICTURES))
+@pytest.mark.parametrize("name", sorted(PROCESSING))
+def test_processing_lets_nothing_vanish(picture: str, name: str) -> None:
+    image = PICTURES[picture]()
+    result = features.compare(features.ordinal_features(image), PROCESSING[name](image))
+    assert not result.vanished and result.overlap == result.expected == 1
+
+
+@pytest.mark.parametrize("picture", sorted(PICTURES))
+@pytest.mark.parametrize("corner", [(0, 128), (32, 128), (128, 64)])
+@pytest.mark.parametrize("name", ["jpeg 90", "jpeg 30", "gamma 2", "half"])
+def test_a_black_window_over_a_quarter_is_a_part(picture: str, corner: tuple[int, int], name: str) -> None:
+    image = PICTURES[picture]()
+    window = image.copy()
+    window[corner[0] : corner[0] + 128, corner[1] : corner[1] + 128] = 0
+    result = features.compare(features.ordinal_features(image), PROCESSING[name](window))
+    assert not result.vanished and 0 < result.share < 0.35
+
+
 def test_a_flat_picture_has_nothing_to_compare() -> None:
     flat = np.full((64, 64), 9, np.uint8)
     result = features.compare(features.ordinal_features(flat), flat)
     assert result.overlap == 0 < features.MIN_OVERLAP
-    assert result.share == 0
+    assert result.share == 0 and result.expected == 0 and not result.vanished
 
 
 @settings(max_examples=25, deadline=None)

@@ -196,6 +196,14 @@ def test_region_over_everything_is_refused_by_name() -> None:
         mark(image, bytes(100), roi=roi)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_noise_is_told_by_its_name(dtype: type) -> None:
+    noise = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (128, 128), dtype, endpoint=True)
+    with pytest.raises(CapacityError, match=r"128 x 128 picture has no room for reversible marking.*noise") as caught:
+        embed(noise, bytes(100), legal=(0, int(np.iinfo(dtype).max)), gain=0, shift=0, model=bytes(8))
+    assert "larger" not in str(caught.value)
+
+
 def test_empty_region_is_no_region() -> None:
     image = picture("soft noise", (64, 64), 8, 1)
     assert read(mark(image, b"body", roi=np.zeros(image.shape, np.bool_))).roi is None

@@ -38,7 +38,7 @@ from pydicom.uid import (
 )
 
 from medprov_watermark import media
-from medprov_watermark.errors import MediaError
+from medprov_watermark.errors import MediaError, NoPixelsError
 from medprov_watermark.hashing import content_hash
 from medprov_watermark.media import _decompress
 from medprov_watermark.pixels import Pixels
@@ -112,6 +112,20 @@ def changed(picture: Pixels) -> NDArray[Any]:
     array[2:5, 3:9] ^= np.asarray(1, array.dtype)
     array[0, 0], array[0, 1] = picture.value_range
     return array
+
+
+def test_a_second_picture_behind_the_first_is_refused(tmp_path: Path) -> None:
+    raw = words(20, 30).tobytes()
+    refused(put(tmp_path, dataset(raw + raw, (20, 30))), "more frames than its header says")
+    # filling, as some writers leave it
+    assert np.array_equal(media.read(put(tmp_path, dataset(raw + bytes(128), (20, 30)))).array, words(20, 30))
+
+
+def test_more_pixels_than_the_caller_takes_are_refused(tmp_path: Path) -> None:
+    path = put(tmp_path, dataset(words(20, 30).tobytes(), (20, 30)))
+    assert media.read(path, max_pixels=600).array.shape == (20, 30)
+    with pytest.raises(media.TooManyPixelsError, match=r"in\.dcm: 30 x 20 pixels is more than the limit of 599"):
+        media.read(path, max_pixels=599)
 
 
 # Real files.
@@ -483,7 +497,30 @@ def test_multi_valued_number_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["reportsi.dcm", "rtplan.dcm", "waveform_ecg.dcm"])
 def test_objects_without_pixels(name: str) -> None:
-    refused(bundled(name), "no pixels")
+    refused(bundled(name), "no pixels; choose an image object")
+    with pytest.raises(NoPixelsError):
+        media.read(bundled(name))
+
+
+@pytest.mark.parametrize("name", ["JPEG2000.dcm", "MR_small_RLE.dcm"])
+def test_fragments_that_are_cut_off(tmp_path: Path, name: str) -> None:
+    content = bundled(name).read_bytes()
+    file = tmp_path / name
+    start = content.index(b"\xe0\x7f\x10\x00") + 12
+    for end in (start, (start + len(content)) // 2):
+        file.write_bytes(content[:end])
+        refused(file, "cut off within its pixels")
+
+
+def test_an_image_without_its_pixels_may_be_cut_off(tmp_path: Path) -> None:
+    content = bundled("CT_small.dcm").read_bytes()
+    file = tmp_path / "CT_small.dcm"
+    for end in (content.index(b"\xe0\x7f\x10\x00"), 784):
+        file.write_bytes(content[:end])
+        refused(file, "holds no pixels, it may be cut off")
+        with pytest.raises(MediaError) as caught:
+            media.read(file)
+        assert not isinstance(caught.value, NoPixelsError), "it must not pass for something else than a picture"
 
 
 def test_float_pixels(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from skimage import data
 
 from medprov_watermark import media
 from medprov_watermark.errors import MediaError
+from medprov_watermark.media.appearance import Appearance
 
 
 def jpeg(mode: str = "L", size: tuple[int, int] = (40, 30), **options: object) -> bytes:
@@ -59,6 +60,55 @@ def test_is_written_as_png(tmp_path: Path) -> None:
         media.write(tmp_path / "out.jpg", picture.array, picture)
 
 
+def shown(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010E] = "a patient's name"
+    return jpeg("RGB", exif=exif, icc_profile=b"a profile", dpi=(300, 150))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_how_it_is_shown_goes_into_the_png(tmp_path: Path, orientation: int) -> None:
+    picture = media.read(put(tmp_path, shown(orientation)))
+    media.write(tmp_path / "out.png", picture.array, picture)
+    with Image.open(tmp_path / "out.png") as image:
+        exif = dict(image.getexif())
+        assert image.info["icc_profile"] == b"a profile"
+        assert image.info["dpi"] == pytest.approx((300, 150), abs=0.02)
+    assert exif == ({0x0112: orientation} if orientation != 1 else {}), "nothing else of the EXIF data is let out"
+    again = media.read(tmp_path / "out.png")
+    media.write(tmp_path / "restored.png", again.array, again)
+    assert dict(Image.open(tmp_path / "restored.png").getexif()) == exif
+
+
+def test_how_it_is_shown_goes_into_the_tiff(tmp_path: Path) -> None:
+    picture = media.read(put(tmp_path, shown(6)))
+    media.write(tmp_path / "out.tif", picture.array, picture)
+    with Image.open(tmp_path / "out.tif") as image:
+        assert (image.info["icc_profile"], image.info["dpi"]) == (b"a profile", (300, 150))
+        assert image.getexif()[0x0112] == 6
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"",
+        b"Exif\0\0",
+        b"Exif\0\0II*\0",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x09\0\0",
+    ],
+)
+def test_malformed_exif_is_left_out(exif: bytes) -> None:
+    assert Appearance.of({"exif": exif}) == Appearance()
+
+
+@pytest.mark.parametrize("dots", [None, 72, (72,), (0, 0), (float("nan"), 1), (1e9, 1e9), ("a", "b"), (72, -1)])
+def test_malformed_resolution_is_left_out(dots: object) -> None:
+    assert Appearance.of({"dpi": dots}) == Appearance()
+
+
 def test_refuses_four_colours_and_small_pictures(tmp_path: Path) -> None:
     refused(put(tmp_path, jpeg("CMYK")), "CMYK")
     refused(put(tmp_path, jpeg(size=(1, 1))), "too small")
@@ -69,6 +119,17 @@ def test_size_is_checked_before_anything_is_decoded(tmp_path: Path) -> None:
     at = whole.index(b"\xff\xc0")
     struct.pack_into(">2H", whole, at + 5, 20000, 20000)
     refused(put(tmp_path, bytes(whole)), "20000 x 20000")
+
+
+def test_more_pixels_than_the_caller_takes_are_refused(tmp_path: Path) -> None:
+    path = put(tmp_path, jpeg())
+    assert media.read(path, max_pixels=1200).array.shape == (30, 40)
+    with pytest.raises(media.TooManyPixelsError, match="40 x 30"):
+        media.read(path, max_pixels=1199)
+
+
+def test_a_jpeg_has_no_attributes(tmp_path: Path) -> None:
+    assert media.attributes(media.read(put(tmp_path, jpeg()))) == {}
 
 
 def test_every_cut_is_refused(tmp_path: Path) -> None:

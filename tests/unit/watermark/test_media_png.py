@@ -237,6 +237,38 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes, words: list[
     refused(put(tmp_path, data), *words)
 
 
+def test_what_says_how_samples_are_shown_is_an_attribute(tmp_path: Path) -> None:
+    raw = b"".join(b"\0" + bytes(range(row, row + 20)) for row in range(16))
+    path, other = tmp_path / "a.png", tmp_path / "b.png"
+    path.write_bytes(build(20, 16, 8, 0, raw))
+    other.write_bytes(build(20, 16, 8, 0, raw, chunk(b"gAMA", struct.pack(">I", 500)) + chunk(b"tEXt", b"Author\0me")))
+    plain, dark = media.read(path), media.read(other)
+    assert content_hash(plain.array) == content_hash(dark.array)
+    before, after = media.attributes(plain), media.attributes(dark)
+    assert [name for name in before if before[name] != after[name]] == ["PNG gAMA"]
+    assert set(before.values()) == {""}
+    media.write(tmp_path / "c.png", dark.array, dark)
+    assert media.attributes(media.read(tmp_path / "c.png")) == after
+
+
+def test_samples_without_their_file_have_no_attributes() -> None:
+    assert media.attributes(like(smooth())) == {}
+
+
+def test_more_pixels_than_the_caller_takes_are_refused(tmp_path: Path) -> None:
+    media.write(tmp_path / "a.png", smooth(40, 50), like(smooth()))
+    assert media.read(tmp_path / "a.png", max_pixels=2000).array.shape == (40, 50)
+    with pytest.raises(media.TooManyPixelsError, match=r"a\.png: 50 x 40 pixels is more than the limit of 1999"):
+        media.read(tmp_path / "a.png", max_pixels=1999)
+
+
+def test_no_caller_takes_more_than_the_limit_of_all(tmp_path: Path) -> None:
+    header = chunk(b"IHDR", struct.pack(">2I5B", 20000, 20000, 8, 0, 0, 0, 0))
+    (tmp_path / "a.png").write_bytes(png.SIGNATURE + header)
+    with pytest.raises(media.TooManyPixelsError, match=str(media.MAX_PIXELS)):
+        media.read(tmp_path / "a.png", max_pixels=10**12)
+
+
 @pytest.mark.parametrize(
     ("width", "height", "words"),
     [

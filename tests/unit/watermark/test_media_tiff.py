@@ -198,6 +198,40 @@ def with_tag(content: bytes, tag: int, value: int, kind: int | None = None) -> b
     return bytes(changed)
 
 
+def test_the_orientation_is_kept_and_is_an_attribute(tmp_path: Path) -> None:
+    array = random(20, 30)
+    turned = media.read(put(tmp_path, tiff(array, extratags=[(274, 3, 1, 3, True)])))
+    plain = media.read(put(tmp_path, tiff(array)))
+    upright = media.read(put(tmp_path, tiff(array, extratags=[(274, 3, 1, 1, True)])))
+    assert content_hash(turned.array) == content_hash(plain.array)
+    assert (
+        media.attributes(plain) == media.attributes(upright) == {"TIFF Orientation": "1", "TIFF InterColorProfile": ""}
+    )
+    assert media.attributes(turned)["TIFF Orientation"] == "3"
+    media.write(tmp_path / "out.tif", turned.array, turned)
+    assert media.attributes(media.read(tmp_path / "out.tif")) == media.attributes(turned)
+
+
+def test_the_colour_profile_is_an_attribute(tmp_path: Path) -> None:
+    one, other = (media.read(put(tmp_path, tiff(random(20, 30, 3), iccprofile=name * 40))) for name in (b"a", b"b"))
+    assert media.attributes(one) != media.attributes(other)
+    media.write(tmp_path / "out.tif", one.array, one)
+    assert media.attributes(media.read(tmp_path / "out.tif")) == media.attributes(one)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_orientation_that_does_not_exist_counts_as_none(tmp_path: Path, value: int) -> None:
+    picture = media.read(put(tmp_path, tiff(random(20, 30), extratags=[(274, 3, 1, value, True)])))
+    assert media.attributes(picture)["TIFF Orientation"] == "1"
+
+
+def test_more_pixels_than_the_caller_takes_are_refused(tmp_path: Path) -> None:
+    path = put(tmp_path, tiff(random(20, 30)))
+    assert media.read(path, max_pixels=600).array.shape == (20, 30)
+    with pytest.raises(media.TooManyPixelsError, match="30 x 20"):
+        media.read(path, max_pixels=599)
+
+
 def test_size_is_checked_before_anything_is_decoded(tmp_path: Path) -> None:
     content = with_tag(with_tag(tiff(random(20, 20)), 256, 20000, 4), 257, 20000, 4)
     refused(put(tmp_path, content), "20000 x 20000", "limit")

@@ -8,17 +8,31 @@ from pathlib import Path
 
 import numpy as np
 
-from medprov_watermark.errors import MediaError
-from medprov_watermark.media import dicom, jpeg, png, tiff
-from medprov_watermark.media.files import MAX_BYTES, MAX_PIXELS, MIN_SIDE, check_vacant, first_line, load, store
+from medprov_watermark.errors import MediaError, UnknownFormatError
+from medprov_watermark.media import dicom, dicom_attributes, jpeg, png, tiff
+from medprov_watermark.media.files import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    MIN_SIDE,
+    TooManyPixelsError,
+    check_vacant,
+    first_line,
+    load,
+    store,
+)
 from medprov_watermark.pixels import Pixels, Samples, check_samples
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "MIN_SIDE", "read", "write"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "MIN_SIDE", "TooManyPixelsError", "attributes", "read", "write"]
 
 _FORMATS = "PNG, TIFF, JPEG or DICOM"
+_ATTRIBUTES: dict[str, Callable[[Pixels], dict[str, str]]] = {
+    "application/dicom": dicom_attributes.of,
+    "image/png": png.attributes,
+    "image/tiff": tiff.attributes,
+}
 
 
-def read(path: str | os.PathLike[str]) -> Pixels:
+def read(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Read a picture; the format is told by the content, not by the name.
 
     Nothing is scaled and no orientation tag is applied: the samples are those of the file. A palette is expanded to
@@ -27,7 +41,9 @@ def read(path: str | os.PathLike[str]) -> Pixels:
     Parameters
     ----------
     path : path
-        At most ``MAX_BYTES`` bytes, ``MAX_PIXELS`` pixels, and ``MIN_SIDE`` pixels or more on each side.
+        At most ``MAX_BYTES`` bytes, and ``MIN_SIDE`` pixels or more on each side.
+    max_pixels : int
+        Largest number of pixels, at most ``MAX_PIXELS``.
 
     Returns
     -------
@@ -36,19 +52,41 @@ def read(path: str | os.PathLike[str]) -> Pixels:
     Raises
     ------
     MediaError
-        One line that names the file, the reason and what to do.
+        One line that names the file, the reason and what to do; TooManyPixelsError where it has too many pixels.
     """
     file = Path(path)
     try:
         data = load(file)
-        return _decoder(data)(data)
+        return _decoder(data)(data, min(max_pixels, MAX_PIXELS))
     except MediaError as error:
-        raise MediaError(f"{file}: {error}") from error
+        raise type(error)(f"{file}: {error}") from error
     # The parsers meet hostile bytes and raise whatever comes first: struct.error, KeyError, RecursionError ...
     except Exception as error:
         raise MediaError(
             f"{file}: the file is damaged ({first_line(error)}); get it again from where it came"
         ) from error
+
+
+def attributes(picture: Pixels) -> dict[str, str]:
+    """What the file of a picture says beside its samples, by name, for comparison with another file's.
+
+    The names depend on the format alone and are all there, with an empty text for what the file does not say. Two
+    formats have no name in common: what one says about a picture, another cannot say in the same way.
+
+    Parameters
+    ----------
+    picture : Pixels
+        As :func:`read` gave it.
+
+    Returns
+    -------
+    dict of str to str
+        DICOM: :func:`medprov_watermark.media.dicom_attributes.of`. PNG: hashes of the chunks that say how the samples
+        are shown. TIFF: orientation, and hash of the colour profile. Empty for JPEG, which is never released, and for
+        samples without a file. Personal data, not to be shown.
+    """
+    of = _ATTRIBUTES.get(picture.media_type)
+    return of(picture) if of is not None else {}
 
 
 def write(path: str | os.PathLike[str], array: Samples, like: Pixels, *, overwrite: bool = False) -> None:
@@ -88,7 +126,7 @@ def write(path: str | os.PathLike[str], array: Samples, like: Pixels, *, overwri
         raise MediaError(f"{file}: {error}") from error
 
 
-def _decoder(data: bytes) -> Callable[[bytes], Pixels]:
+def _decoder(data: bytes) -> Callable[[bytes, int], Pixels]:
     if data.startswith(png.SIGNATURE):
         return png.decode
     if data.startswith(jpeg.SIGNATURE):
@@ -98,7 +136,9 @@ def _decoder(data: bytes) -> Callable[[bytes], Pixels]:
         return dicom.decode
     if data.startswith(tiff.SIGNATURES):
         return tiff.decode
-    raise MediaError(f"it is not a {_FORMATS} file, or its beginning is missing; convert the picture to one of these")
+    raise UnknownFormatError(
+        f"it is not a {_FORMATS} file, or its beginning is missing; convert the picture to one of these"
+    )
 
 
 def _encoder(file: Path, like: Pixels) -> Callable[[Samples, Pixels], bytes]:

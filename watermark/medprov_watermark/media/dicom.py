@@ -14,6 +14,7 @@ the same reason SmallestImagePixelValue and its like are not computed again.
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import convert_color_space
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
 
-from medprov_watermark.errors import MediaError
+from medprov_watermark.errors import MediaError, NoPixelsError
 from medprov_watermark.media._decompress import decompress, named
 from medprov_watermark.media.files import check_size, first_line
 from medprov_watermark.pixels import Pixels, Samples
@@ -43,6 +44,8 @@ _YBR = ("YBR_FULL", "YBR_FULL_422")
 # The colour transforms of JPEG 2000 are undone by its decoders.
 _DECODED_COLOUR = ("YBR_ICT", "YBR_RCT")
 _QUIET = threading.RLock()
+# Head of PixelData in fragments (PS3.5 section A.4). The icons of a DICOMDIR have a length and are not meant.
+_ENCAPSULATED = re.compile(rb"\xe0\x7f\x10\x00O[BW]\0\0\xff\xff\xff\xff")
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class _Source:
     extend: bool
 
 
-def decode(data: bytes) -> Pixels:
+def decode(data: bytes, max_pixels: int) -> Pixels:
     """Read a DICOM file.
 
     Bits of a word that belong to no sample (old overlays, for instance) are left out of the samples and come back
@@ -121,11 +124,11 @@ def decode(data: bytes) -> Pixels:
         When the file has no picture, several frames, a transfer syntax that cannot be decoded, a kind of pixel that is
         not supported, contradictions, or is too small or too large. Damaged bytes raise whatever pydicom raises.
     """
-    with _without_warnings():
+    with without_warnings():
         _refuse_deflated(data)
         dataset = dcmread(BytesIO(data))
-        syntax = _syntax(dataset)
-        layout = _layout(dataset, syntax)
+        syntax = _syntax(dataset, data)
+        layout = _layout(dataset, syntax, max_pixels)
         photometric = str(dataset.PhotometricInterpretation)
         start = None
         if syntax.is_compressed:
@@ -180,8 +183,24 @@ def encode(array: Samples, like: Pixels) -> bytes:
         ) from error
 
 
+def header(picture: Pixels) -> FileDataset | None:
+    """The data set of the file that `picture` was read from; None where it was not read from a DICOM file."""
+    if not isinstance(picture.source, _Source):
+        return None
+    with without_warnings():
+        return dcmread(BytesIO(picture.source.file))
+
+
+def unused_bits(picture: Pixels) -> bytes:
+    """The words of `picture`'s file with all bits of samples cleared, little-endian; empty where nothing is left."""
+    if not isinstance(picture.source, _Source) or picture.source.unused is None:
+        return b""
+    return picture.source.unused.astype("<u2").tobytes()
+
+
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
+    """Keep pydicom quiet."""
     # pydicom warns about every oddity of a header. The filters are global to the process, hence the lock: two threads
     # that restored them in the wrong order would silence the application for good.
     with _QUIET, warnings.catch_warnings():
@@ -196,7 +215,7 @@ def _refuse_deflated(data: bytes) -> None:
         raise MediaError(f"{named(DeflatedExplicitVRLittleEndian)} is not supported; convert it to Explicit VR")
 
 
-def _syntax(dataset: FileDataset) -> UID:
+def _syntax(dataset: FileDataset, data: bytes) -> UID:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if not syntax:
         raise MediaError("the DICOM file does not say its transfer syntax; write it again with a complete header")
@@ -204,10 +223,21 @@ def _syntax(dataset: FileDataset) -> UID:
     if "PixelData" not in dataset:
         if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
             raise MediaError("DICOM pixels that are floats are not supported; convert them to 16 bits")
-        raise MediaError("the DICOM file holds no pixels; choose an image object")
+        raise _no_pixels(dataset, data)
     if syntax.is_private or not syntax.is_transfer_syntax:
         raise MediaError(f"{named(syntax)} is not supported; convert the file to Explicit VR Little Endian")
     return syntax
+
+
+def _no_pixels(dataset: FileDataset, data: bytes) -> MediaError:
+    """Tell an image that has lost its pixels from an object that never had any."""
+    if _ENCAPSULATED.search(data):
+        # pydicom leaves an element out whose end is missing
+        return MediaError("the DICOM file is cut off within its pixels; get it again")
+    kind = UID(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+    if "Rows" in dataset or "Image Storage" in kind.name:
+        return MediaError("the DICOM file holds no pixels, it may be cut off before them; get it again")
+    return NoPixelsError("the DICOM file holds no pixels; choose an image object")
 
 
 def _integer(dataset: FileDataset, keyword: str, default: int | None = None) -> int:
@@ -222,9 +252,9 @@ def _integer(dataset: FileDataset, keyword: str, default: int | None = None) -> 
         raise MediaError(f"{keyword} of the DICOM file is not a number; correct the header") from error
 
 
-def _layout(dataset: FileDataset, syntax: UID) -> _Layout:
+def _layout(dataset: FileDataset, syntax: UID, max_pixels: int) -> _Layout:
     rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
-    check_size(rows, columns)
+    check_size(rows, columns, max_pixels)
     frames = _integer(dataset, "NumberOfFrames", 1)
     if frames > 1:
         raise MediaError(f"the DICOM file has {frames} frames; split it, only single frames are supported")
@@ -278,6 +308,9 @@ def _native(dataset: FileDataset, layout: _Layout) -> tuple[NDArray[np.uint16], 
     raw = value[: size + size % 2] if layout.swapped else value[:size]
     if len(raw) < size or element.file_tell is None:
         raise MediaError(f"the DICOM file is cut off: {len(value)} of {size} bytes of pixels; get it again")
+    if len(value) >= 2 * size:
+        # a little filling behind the pixels is common, a second picture that is never looked at is not
+        raise MediaError("the DICOM file holds more frames than its header says; correct the header or split it")
     if layout.swapped:
         raw = _swapped(raw)[:size]
     words = np.frombuffer(raw, layout.word).astype(np.uint16)
@@ -367,7 +400,7 @@ def _spliced(file: bytes, start: int, raw: bytes, swapped: bool) -> bytes:
 
 
 def _written_anew(file: bytes, layout: _Layout, raw: bytes) -> bytes:
-    with _without_warnings():
+    with without_warnings():
         dataset = dcmread(BytesIO(file))
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.PixelData = raw + bytes(len(raw) % 2)

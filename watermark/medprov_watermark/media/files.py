@@ -18,18 +18,29 @@ MIN_SIDE = 16
 """Smallest height and width: below this there is no room for a mark."""
 
 
-def check_size(height: int, width: int) -> None:
+class TooManyPixelsError(MediaError):
+    """The picture has more pixels than the caller takes."""
+
+
+def check_size(height: int, width: int, most: int) -> None:
     """Refuse a picture that is too small or too large, before it is decoded.
+
+    Parameters
+    ----------
+    height, width : int
+    most : int
+        Largest number of pixels.
 
     Raises
     ------
     MediaError
+        TooManyPixelsError where it is too large.
     """
     if min(height, width) < MIN_SIDE:
         raise MediaError(f"{width} x {height} pixels is too small; both sides must be at least {MIN_SIDE}")
-    if height * width > MAX_PIXELS:
-        raise MediaError(
-            f"{width} x {height} pixels is more than the limit of {MAX_PIXELS} pixels; cut it into smaller pictures"
+    if height * width > most:
+        raise TooManyPixelsError(
+            f"{width} x {height} pixels is more than the limit of {most} pixels; cut it into smaller pictures"
         )
 
 
@@ -101,7 +112,7 @@ def check_vacant(path: Path, overwrite: bool) -> None:
         raise MediaError(_EXISTS)
 
 
-_EXISTS = "the file exists already; choose another name or allow overwriting"
+_EXISTS = "the file exists already; choose another name or remove it"
 
 
 def _name_new(temporary: Path, path: Path) -> None:

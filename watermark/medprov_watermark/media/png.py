@@ -6,15 +6,17 @@ inflated size bounded before anything is decoded.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medprov_watermark.errors import MediaError
+from medprov_watermark.media.appearance import Appearance
 from medprov_watermark.media.files import check_size
 from medprov_watermark.pixels import Pixels, Samples
 
@@ -31,8 +33,10 @@ _DEPTHS = {
 }
 # First row, first column, row step, column step of the seven passes of section 8.1.
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
-# What says how colours look and what the picture is; both stay true when samples change a little.
-_KEPT = (b"cHRM", b"gAMA", b"iCCP", b"sRGB", b"cICP", b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"eXIf")
+# How the samples are shown: colours, size, orientation.
+_SHOWN = (b"cHRM", b"gAMA", b"iCCP", b"sRGB", b"cICP", b"pHYs", b"eXIf")
+# Also what the picture is in words; all of it stays true when samples change a little.
+_KEPT = (*_SHOWN, b"tEXt", b"zTXt", b"iTXt")
 _NONE, _SUB, _UP, _AVERAGE, _PAETH = range(5)
 _ROWS = 256
 _IDAT = 2**20
@@ -65,7 +69,7 @@ class _Header:
         return found
 
 
-def decode(data: bytes) -> Pixels:
+def decode(data: bytes, max_pixels: int) -> Pixels:
     """Read a PNG file.
 
     Raises
@@ -80,6 +84,7 @@ def decode(data: bytes) -> Pixels:
     for kind, content in _chunks(data):
         if header is None:
             header = _header(kind, content)
+            check_size(header.height, header.width, max_pixels)
         elif kind == b"PLTE":
             palette = content
         elif kind == b"tRNS":
@@ -101,7 +106,8 @@ def decode(data: bytes) -> Pixels:
 def encode(array: Samples, like: Pixels) -> bytes:
     """Turn samples into a PNG file of 8 or 16 bits, grey or RGB.
 
-    When ``like`` came from PNG, its colour space, resolution and text chunks are kept.
+    When ``like`` came from PNG, its colour space, resolution and text chunks are kept; when it came from JPEG, its
+    colour profile, resolution and orientation.
     """
     height, width = array.shape[:2]
     channels = 1 if array.ndim == 2 else 3
@@ -109,11 +115,25 @@ def encode(array: Samples, like: Pixels) -> bytes:
     header = struct.pack(">2I5B", width, height, 8 * size, _GREY if channels == 1 else _RGB, 0, 0, 0)
     raw = array.astype(f">u{size}").view(np.uint8).reshape(height, width * channels * size)
     packed = zlib.compress(_filter(raw, channels * size), 6)
-    kept = like.source if like.media_type == "image/png" and isinstance(like.source, tuple) else ()
+    kept: Iterable[tuple[bytes, bytes]] = ()
+    if like.media_type == "image/png" and isinstance(like.source, tuple):
+        kept = like.source
+    elif isinstance(like.source, Appearance):
+        kept = like.source.png_chunks()
     parts = [SIGNATURE, _chunk(b"IHDR", header)]
     parts += [_chunk(kind, content) for kind, content in kept]
     parts += [_chunk(b"IDAT", packed[start : start + _IDAT]) for start in range(0, len(packed), _IDAT)]
     return b"".join([*parts, _chunk(b"IEND", b"")])
+
+
+def attributes(picture: Pixels) -> dict[str, str]:
+    """What the file says about how its samples are shown: SHA-256 per kind of chunk, empty for an absent one."""
+    if not isinstance(picture.source, tuple):
+        return {}
+    found: dict[bytes, bytes] = {}
+    for kind, content in picture.source:
+        found[kind] = found.get(kind, b"") + content
+    return {f"PNG {kind.decode()}": hashlib.sha256(found[kind]).hexdigest() if kind in found else "" for kind in _SHOWN}
 
 
 _CUT_OFF = "the PNG file is cut off; get it again from where it came"
@@ -147,7 +167,6 @@ def _header(kind: bytes, content: bytes) -> _Header:
     width, height, depth, colour, compression, filtering, interlaced = struct.unpack(">2I5B", content)
     if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlaced > 1:
         raise MediaError("the PNG header holds values that the standard does not know; get the file again")
-    check_size(height, width)
     return _Header(width, height, depth, colour, bool(interlaced))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import zlib
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, SAMPLEFORMAT
+from tifffile import COMPRESSION, DATATYPE, PHOTOMETRIC, PLANARCONFIG, RESUNIT, SAMPLEFORMAT
 
 from medprov_watermark.errors import MediaError
+from medprov_watermark.media.appearance import Appearance
 from medprov_watermark.media.files import check_size
 from medprov_watermark.pixels import Pixels, Samples
 
@@ -27,6 +29,7 @@ _DEFLATE = (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE)
 _LOSSLESS = (COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.PACKBITS, *_DEFLATE)
 _GREY = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
 _FLOAT = SAMPLEFORMAT.IEEEFP
+_ORIENTATION = 274
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,10 @@ class _Source:
     resolution_unit: int | None
     icc_profile: bytes | None
     description: str | None
+    orientation: int = 1
 
 
-def decode(data: bytes) -> Pixels:
+def decode(data: bytes, max_pixels: int) -> Pixels:
     """Read a TIFF file; its orientation tag is not applied, and WhiteIsZero is turned into BlackIsZero.
 
     Raises
@@ -54,6 +58,7 @@ def decode(data: bytes) -> Pixels:
                 f"the TIFF file has {len(file.pages)} pages; save the one to be marked as a file of its own"
             )
         page = file.pages.first
+        check_size(page.imagelength, page.imagewidth, max_pixels)
         _check_page(page)
         _check_segments(page, data)
         array = page.asarray()
@@ -73,9 +78,12 @@ def decode(data: bytes) -> Pixels:
 def encode(array: Samples, like: Pixels) -> bytes:
     """Turn samples into a TIFF file with Deflate compression.
 
-    When ``like`` came from TIFF, its resolution, colour profile and description are kept.
+    When ``like`` came from TIFF or JPEG, its resolution, colour profile, description and orientation are kept.
     """
     source = like.source if isinstance(like.source, _Source) else _Source(None, None, None, None)
+    if isinstance(like.source, Appearance):
+        shown = like.source
+        source = _Source(shown.resolution, RESUNIT.INCH, shown.icc_profile, None, shown.orientation)
     buffer = BytesIO()
     tifffile.imwrite(
         buffer,
@@ -90,12 +98,21 @@ def encode(array: Samples, like: Pixels) -> bytes:
         resolution=source.resolution,
         resolutionunit=source.resolution_unit,
         iccprofile=source.icc_profile,
+        extratags=[(_ORIENTATION, DATATYPE.SHORT, 1, source.orientation, True)],
     )
     return buffer.getvalue()
 
 
+def attributes(picture: Pixels) -> dict[str, str]:
+    """What the file says about how its samples are shown: its orientation (1 where it says none), colour profile."""
+    source = picture.source
+    if not isinstance(source, _Source):
+        return {}
+    profile = hashlib.sha256(source.icc_profile).hexdigest() if source.icc_profile is not None else ""
+    return {"TIFF Orientation": str(source.orientation), "TIFF InterColorProfile": profile}
+
+
 def _check_page(page: Any) -> None:
-    check_size(page.imagelength, page.imagewidth)
     colour = page.photometric == PHOTOMETRIC.RGB
     if page.photometric not in (*_GREY, PHOTOMETRIC.RGB) or page.imagedepth != 1:
         raise MediaError(
@@ -185,13 +202,14 @@ def _without_alpha(array: NDArray[Any], page: Any) -> NDArray[Any]:
 def _source(page: Any) -> _Source:
     x, y, unit = page.tags.get("XResolution"), page.tags.get("YResolution"), page.tags.get("ResolutionUnit")
     profile = page.tags.get("InterColorProfile")
-    description = page.description
+    description, orientation = page.description, page.tags.get("Orientation")
     return _Source(
         resolution=(x.value[0] / x.value[1], y.value[0] / y.value[1]) if _is_ratio(x) and _is_ratio(y) else None,
         resolution_unit=int(unit.value) if unit is not None and unit.value in (1, 2, 3) else None,
         icc_profile=profile.value if profile is not None and isinstance(profile.value, bytes) else None,
         # TIFF text is ASCII; what is not cannot be written again.
         description=description if description and description.isascii() else None,
+        orientation=int(orientation.value) if orientation is not None and orientation.value in range(1, 9) else 1,
     )
 
 
