@@ -1,7 +1,7 @@
 """What is kept of a picture's metadata: codes of single attributes in the evidence, the whole in the private bundle.
 
-The evidence holds one HMAC per name in :data:`ATTRIBUTES`, of the attribute's text as :func:`dicom_attributes` spells
-it. An absent attribute has the empty text, so that adding one later shows as well.
+The evidence holds one HMAC per name that :func:`medprov_watermark.media.attributes` gives, of the text that it gives.
+An absent attribute has the empty text, so that adding one later shows as well.
 """
 
 from __future__ import annotations
@@ -16,53 +16,11 @@ from typing import Any
 
 from PIL import ExifTags, Image
 from pydicom import Dataset, dcmread
-from pydicom.multival import MultiValue
-from pydicom.valuerep import PersonName
 
 from medprov_node.errors import MarkError
+from medprov_watermark import media
+from medprov_watermark.media.dicom_attributes import clean_text
 from medprov_watermark.pixels import Pixels
-
-ATTRIBUTES = (
-    # patient
-    "PatientName",
-    "PatientID",
-    "IssuerOfPatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    # study, series, object
-    "StudyInstanceUID",
-    "AccessionNumber",
-    "StudyDate",
-    "SeriesInstanceUID",
-    "Modality",
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "FrameOfReferenceUID",
-    # laterality, orientation, position
-    "Laterality",
-    "ImageLaterality",
-    "ViewPosition",
-    "PatientOrientation",
-    "PatientPosition",
-    "ImageOrientationPatient",
-    "ImagePositionPatient",
-    "SliceLocation",
-    # spacing
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "PixelAspectRatio",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    # meaning of the samples
-    "RescaleIntercept",
-    "RescaleSlope",
-    "RescaleType",
-    "PhotometricInterpretation",
-    # order of frames
-    "InstanceNumber",
-    "NumberOfFrames",
-)
-"""DICOM keywords (PS3.6) whose values a verifier can check."""
 
 BULK = 1 << 16
 """Binary elements longer than this go into the bundle as their SHA-256 only."""
@@ -77,7 +35,7 @@ class Description:
     Parameters
     ----------
     attributes : mapping of str to str
-        For the evidence's codes; empty for what is not DICOM.
+        For the evidence's codes; empty where the format has none.
     metadata : mapping
         JSON object for the bundle. DICOM: the JSON model of PS3.18, annex F, without pixels. Others: what the file says
         about itself in words and numbers.
@@ -113,37 +71,15 @@ def describe(path: Path, pixels: Pixels) -> Description:
     try:
         data = path.read_bytes()
         notes = {
-            "file": _clean_text(path.name),
+            "file": clean_text(path.name),
             "media_type": pixels.media_type,
             "bytes": str(len(data)),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
-        if pixels.media_type != "application/dicom":
-            return Description({}, _words(path), notes)
-        dataset = dcmread(path)
+        metadata = dicom_metadata(dcmread(path)) if pixels.media_type == "application/dicom" else _words(path)
     except OSError as error:
         raise MarkError(f"{path}: it cannot be read ({error.strerror or error}); check the path") from None
-    channels = 1 if pixels.array.ndim == 2 else pixels.array.shape[2]
-    return Description(dicom_attributes(dataset, channels), dicom_metadata(dataset), notes)
-
-
-def dicom_attributes(dataset: Dataset, channels: int) -> dict[str, str]:
-    """Every name of :data:`ATTRIBUTES` with its value's text.
-
-    The text does not depend on how the file is encoded: numbers are written as the shortest decimal that gives the same
-    double (IEEE 754), values of a list are joined by a backslash, padding at the ends is cut, colour is always ``RGB``
-    because that is how a marked picture is written.
-
-    Parameters
-    ----------
-    dataset : pydicom Dataset
-    channels : int
-        Of the picture, 1 or 3.
-    """
-    out = {name: _attribute(dataset, name) for name in ATTRIBUTES}
-    if channels == 3:
-        out["PhotometricInterpretation"] = "RGB"
-    return out
+    return Description(media.attributes(pixels), metadata, notes)
 
 
 def dicom_metadata(dataset: Dataset) -> dict[str, Any]:
@@ -157,30 +93,6 @@ def dicom_metadata(dataset: Dataset) -> dict[str, Any]:
     cleaned = _clean(found)
     assert isinstance(cleaned, dict)
     return cleaned
-
-
-def _attribute(dataset: Dataset, name: str) -> str:
-    try:
-        value = dataset.get(name)
-    except Exception:  # conversion of hostile values raises errors of any kind
-        raw = dataset.get_item(name)
-        return "undecodable " + bytes(raw.value or b"").hex() if raw is not None else ""
-    values = value if isinstance(value, (MultiValue, list, tuple)) else [value]
-    return "\\".join(_spelled(part) for part in values)
-
-
-def _spelled(value: Any) -> str:
-    if value is None or value == "":
-        return ""
-    if isinstance(value, PersonName):
-        return _clean_text(str(value).rstrip("^= \0"))
-    if isinstance(value, (bytes, str)):
-        return _clean_text(value.hex() if isinstance(value, bytes) else value.strip(" \0"))
-    try:
-        # adding zero turns -0.0 into 0.0
-        return repr(float(value) + 0.0)
-    except (TypeError, ValueError, OverflowError):
-        return _clean_text(str(value).strip(" \0"))
 
 
 def _bulk(element: Any) -> str:
@@ -201,7 +113,7 @@ def _words(path: Path) -> dict[str, Any]:
             for name, value in words.items():
                 text = value.decode("utf-8", "replace") if name == "comment" and isinstance(value, bytes) else value
                 if isinstance(text, (str, int, float)) and len(str(text)) <= _LONGEST:
-                    found[_clean_text(str(name))] = _clean(text)
+                    found[clean_text(str(name))] = _clean(text)
     except Exception:  # the samples were read already; what Pillow cannot parse beside them is simply not there
         return {}
     return found
@@ -210,7 +122,7 @@ def _words(path: Path) -> dict[str, Any]:
 def _clean(value: Any) -> Any:
     """The same value with nothing in it that canonical JSON in UTF-8 cannot hold."""
     if isinstance(value, dict):
-        return {_clean_text(str(name)): _clean(part) for name, part in value.items()}
+        return {clean_text(str(name)): _clean(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_clean(part) for part in value]
     if isinstance(value, bool) or value is None:
@@ -219,8 +131,4 @@ def _clean(value: Any) -> Any:
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
-    return _clean_text(str(value))
-
-
-def _clean_text(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return clean_text(str(value))

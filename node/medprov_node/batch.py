@@ -1,4 +1,7 @@
-"""A batch's way onto the chain: built once, stored, anchored, confirmed, read back. Each step may be repeated."""
+"""A batch's way onto the chain: built once, anchored, confirmed, stored, read back. Each step may be repeated.
+
+The manifest waits for its anchor: who could read a record before it is anchored could copy it and anchor first.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ from medprov_ledger import cid, manifest
 from medprov_ledger.errors import ChainError, RecordError, RevertedError
 from medprov_ledger.outbox import Batch, Item, Outbox
 from medprov_ledger.registry import Anchor
+from medprov_node import connect
 from medprov_node.connect import Ledger
 from medprov_node.errors import StateError
 
 
 def build(outbox: Outbox, ledger: Ledger, items: Sequence[Item]) -> Batch:
-    """Put stored pictures into one batch; the manifest is kept before it is sent.
+    """Put stored pictures into one batch; the manifest is kept before its root is sent.
 
     Parameters
     ----------
@@ -38,7 +42,7 @@ def build(outbox: Outbox, ledger: Ledger, items: Sequence[Item]) -> Batch:
 
 def resume(outbox: Outbox, ledger: Ledger, account: LocalAccount) -> int:
     """Finish what an interrupted call left; the number of batches it finished."""
-    open_ones = [batch for batch in outbox.batches("built", "stored", "anchored") if _ours(batch, ledger)]
+    open_ones = [batch for batch in outbox.batches("built", "anchored") if _ours(batch, ledger)]
     for batch in open_ones:
         finish(outbox, ledger, batch.root, account)
     return len(open_ones)
@@ -48,7 +52,7 @@ def finish(outbox: Outbox, ledger: Ledger, root: bytes, account: LocalAccount) -
     """Take a batch from wherever it stands to confirmed.
 
     The chain is asked before anything is sent, so that a batch whose transaction went out just before a crash is not
-    sent twice. At the end the manifest is fetched and checked as a verifier would.
+    sent twice. Once the anchor is confirmed, the manifest is stored, then fetched and checked as a verifier would.
 
     Parameters
     ----------
@@ -69,49 +73,50 @@ def finish(outbox: Outbox, ledger: Ledger, root: bytes, account: LocalAccount) -
         The pictures of the batch must not leave; calling again goes on here.
     """
     batch = outbox.batch(root)
-    if batch.state == "built":
-        _same_cid(ledger.store.put(batch.manifest), batch.cid)
-        batch = outbox.set_batch_stored(root)
-    if ledger.registry.anchor(root, confirmed=False) is None:
+    if ledger.registry.anchor(account.address, root, confirmed=False) is None:
         if batch.state == "confirmed":
             raise ChainError(
-                f"{ledger.chain.config.rpc}: does not know batch 0x{root.hex()}, which was confirmed in block "
+                f"{ledger.chain.config.rpc_shown}: does not know batch 0x{root.hex()}, which was confirmed in block "
                 f"{batch.block}; is this another chain, or was it reset?"
             )
         if batch.state == "anchored":
             batch = outbox.set_unanchored(root)
+        # an anchor cannot be taken back: a store that is away must be noticed before it
+        connect.check_store(ledger)
         try:
             ledger.registry.anchor_batch(root, batch.count, batch.cid, account)
         except RevertedError as error:
             # an earlier transaction of this batch was still on its way; what it anchored is checked below
             if error.error != "RootAlreadyAnchored":
                 raise
-    anchor = _confirmed(ledger, root)
-    if (anchor.owner, anchor.cid, anchor.count) != (account.address, batch.cid, batch.count) or anchor.tx_hash is None:
+    anchor = _confirmed(ledger, account.address, root)
+    if (anchor.cid, anchor.count) != (batch.cid, batch.count) or anchor.tx_hash is None:
         raise RecordError(
-            f"batch 0x{root.hex()}: the chain has another anchor of it, by {anchor.owner} for {anchor.cid}; "
-            "its pictures must not be released"
+            f"batch 0x{root.hex()}: {account.address} has anchored it for {anchor.cid} and not for {batch.cid}; "
+            "find out who else has this hospital's key, its pictures must not be released"
         )
     if batch.state == "anchored" and (batch.tx_hash, batch.block) != (anchor.tx_hash, anchor.block):
         # a reorganisation moved the transaction into another block
         batch = outbox.set_unanchored(root)
     outbox.set_anchored(root, anchor.tx_hash, anchor.block)
-    manifest.verify(manifest.parse(ledger.store.get(batch.cid, manifest.MAX_SIZE)), anchor, ledger.domain)
+    _same_cid(ledger.store.put(batch.manifest), batch.cid)
+    stored = ledger.store.get(batch.cid, manifest.largest(batch.count))
+    manifest.verify(manifest.parse(stored), anchor, ledger.domain)
     outbox.set_confirmed(root)
     return anchor
 
 
-def _confirmed(ledger: Ledger, root: bytes) -> Anchor:
+def _confirmed(ledger: Ledger, owner: str, root: bytes) -> Anchor:
     timeout = ledger.chain.config.confirmation_timeout
     deadline, pause = time.monotonic() + timeout, 0.05
     while True:
-        anchor = ledger.registry.anchor(root)
+        anchor = ledger.registry.anchor(owner, root)
         if anchor is not None:
             return anchor
         if time.monotonic() > deadline:
             raise ChainError(
-                f"{ledger.chain.config.rpc}: batch 0x{root.hex()} is not {ledger.chain.config.confirmations} block(s) "
-                f"deep after {timeout:g} s; its pictures wait, run the same command again later"
+                f"{ledger.chain.config.rpc_shown}: batch 0x{root.hex()} is not {ledger.chain.config.confirmations} "
+                f"block(s) deep after {timeout:g} s; its pictures wait, run the same command again later"
             )
         time.sleep(pause)
         pause = min(1.0, pause * 1.5)

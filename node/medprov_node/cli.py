@@ -6,17 +6,21 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from medprov_ledger import terminal
 from medprov_ledger.config import Config, HospitalConfig
 from medprov_ledger.errors import ConfigError, LedgerError
-from medprov_node import outputs
-from medprov_node.errors import NodeError, OutputError
-from medprov_node.mark import Progress, mark_files
-from medprov_node.mark_result import MarkResult
-from medprov_node.restore import RestoreResult, restore_file
+from medprov_node.errors import MarkError, NodeError, OutputError
 from medprov_watermark.errors import WatermarkError
+
+if TYPE_CHECKING:
+    from medprov_node.mark import Progress
+    from medprov_node.mark_result import MarkResult
+    from medprov_node.restore import RestoreResult
+    from medprov_watermark.watermarker import DualWatermarker
 
 PROGRAM = "medprov-node"
 
@@ -29,23 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0 done, 1 not (one line on standard error), 2 wrong usage, 130 interrupted.
     """
-    options = _parser().parse_args(arguments)
+    terminal.prepare()
     # what libraries think of a file's oddities is no business of the user's: errors come as one line
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            if options.command == "mark":
-                return _mark(options.input, options.output, options.hospital, options.config, options.json)
-            return _restore(options.input, options.output, options.json)
+            return _run(terminal.parse(_parser(), arguments))
         except (NodeError, LedgerError, WatermarkError) as error:
-            return _failed(str(error))
+            _tell(str(error))
+            return 1
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
-            return _failed(f"{place}{error.strerror or error}; check the path and its permissions")
-        except MemoryError:
-            return _failed(f"{options.input}: the memory does not suffice; mark smaller pictures, or fewer at once")
+            _tell(f"{place}{error.strerror or error}; check the path and its permissions")
+            return 1
         except KeyboardInterrupt:
-            print(f"{PROGRAM}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+            _tell("interrupted; the same command goes on where it stopped")
             return 130
 
 
@@ -92,85 +94,118 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("input", type=Path, metavar="IN", help="marked picture, unchanged since marking")
     restore.add_argument("output", type=Path, metavar="OUT", help="file that is not there yet")
     for command in (mark, restore):
+        command.add_argument(
+            "--weights", type=Path, metavar="FILE", help="model's .safetensors file (default: the one that ships)"
+        )
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
     return parser
 
 
-def _mark(source: Path, target: Path, hospital: str | None, file: Path | None, as_json: bool) -> int:
-    config = Config.load(file)
-    house, note = choose(config, hospital)
+def _run(options: argparse.Namespace) -> int:
+    try:
+        if options.command == "mark":
+            _mark(options)
+        else:
+            _restore(options)
+    except MemoryError:
+        raise MarkError(
+            f"{options.input}: the memory does not suffice; mark smaller pictures, or fewer at once"
+        ) from None
+    return 0
+
+
+def _mark(options: argparse.Namespace) -> None:
+    # imported here and not above: it takes a second, in which Ctrl-C is no error either
+    from medprov_node import outputs
+    from medprov_node.mark import mark_files
+
+    source, target = options.input, options.output
+    config = Config.load(options.config)
+    house, note = choose(config, options.hospital)
     folder = source.is_dir()
-    jobs = outputs.folder_jobs(source, target) if folder else [(source, target)]
-    if not as_json:
+    jobs, left_out = outputs.folder_jobs(source, target) if folder else ([(source, target)], [])
+    if not options.json:
         # before the work: a record cannot be taken back
-        print(f"hospital     {house.name} ({house.address}){note}", flush=True)
-    progress = None if as_json or not sys.stderr.isatty() else _progress()
-    results = mark_files(jobs, house, config, progress, make_folders=folder)
-    if as_json:
+        terminal.say(f"hospital     {house.name} ({house.address}){note}")
+        if left_out:
+            terminal.say(f"left out     {outputs.named(left_out)}: no pictures")
+    progress = _progress(sys.stderr.isatty() and not options.json)
+    watermarker = _named_weights(options.weights)
+    results = mark_files(jobs, house, config, progress, watermarker=watermarker, make_folders=folder)
+    text = "\n".join(line for result in results for line in _marked_lines(result))
+    if options.json:
         first = results[0]
         batch = {
             "hospital": first.hospital,
             "owner": first.owner,
             "model": first.model,
             "pictures": [result.to_json() for result in results],
+            "left_out": [str(source / name) for name in left_out],
         }
-        print(json.dumps(batch, indent=1))
-        return 0
-    for result in results:
-        _show_marked(result)
-    return 0
+        text = json.dumps(batch, indent=1)
+    terminal.say(text, done="all pictures are marked and written, and their records anchored")
 
 
-def _restore(source: Path, target: Path, as_json: bool) -> int:
-    if source.is_dir():
-        raise OutputError(f"{source}: it is a folder; restore takes one picture")
-    result = restore_file(source, target)
-    if as_json:
-        print(json.dumps(result.to_json(), indent=1))
-    else:
-        _show_restored(result)
-    return 0
+def _restore(options: argparse.Namespace) -> None:
+    from medprov_node.restore import restore_file
+
+    if options.input.is_dir():
+        raise OutputError(f"{options.input}: it is a folder; restore takes one picture")
+    result = restore_file(options.input, options.output, watermarker=_named_weights(options.weights))
+    text = json.dumps(result.to_json(), indent=1) if options.json else "\n".join(_restored_lines(result))
+    terminal.say(text, done="the cover is restored and written")
 
 
-def _show_marked(result: MarkResult) -> None:
-    print(f"{result.input} -> {result.output}")
-    print(f"  picture      {result.width} x {result.height}, {result.bits} bits, {result.psnr:.1f} dB to its cover")
-    print(f"  payload      {result.payload}")
-    print(f"  record       {result.record_id}")
-    print(f"  transaction  {result.transaction} in block {result.block}")
-    print(f"  evidence     {result.evidence_cid}")
-    print(f"  bundle       {result.bundle_cid}")
-    print(f"  manifest     {result.manifest_cid}")
+def _named_weights(file: Path | None) -> DualWatermarker | None:
+    """The model of ``--weights``; None where the command loads the one that ships, after its other checks."""
+    if file is None:
+        return None
+    from medprov_watermark.watermarker import DualWatermarker
+
+    return DualWatermarker.load(file)
+
+
+def _marked_lines(result: MarkResult) -> Iterator[str]:
+    yield f"{result.input} -> {result.output}"
+    yield f"  picture      {result.width} x {result.height}, {result.bits} bits, {result.psnr:.1f} dB to its cover"
+    yield f"  payload      {result.payload}"
+    yield f"  record       {result.record_id}"
+    yield f"  transaction  {result.transaction} in block {result.block}"
+    yield f"  evidence     {result.evidence_cid}"
+    yield f"  bundle       {result.bundle_cid}"
+    yield f"  manifest     {result.manifest_cid}"
     if result.short:
-        print("  note         too small for cover hash and signature in the picture; the record has both")
-    print(f"  time         {', '.join(f'{stage} {ms:.0f}' for stage, ms in result.milliseconds.items())} ms")
+        yield "  note         too small for cover hash and signature in the picture; the record has both"
+    yield f"  time         {', '.join(f'{stage} {ms:.0f}' for stage, ms in result.milliseconds.items())} ms"
 
 
-def _show_restored(result: RestoreResult) -> None:
-    print(f"{result.input} -> {result.output}")
-    print(f"  cover        {result.cover_hash} (SHA3-256 of its samples)")
-    print(
+def _restored_lines(result: RestoreResult) -> Iterator[str]:
+    yield f"{result.input} -> {result.output}"
+    yield f"  cover        {result.cover_hash} (SHA3-256 of its samples)"
+    yield (
         f"  restored     {result.width} x {result.height}, {result.bits} bits: {result.changed} samples brought back, "
         "checked against the mark"
     )
-    print(f"  payload      {result.payload}")
-    print(f"  model        {result.model}")
-    print(f"  time         {', '.join(f'{stage} {ms:.0f}' for stage, ms in result.milliseconds.items())} ms")
+    yield f"  payload      {result.payload}"
+    yield f"  model        {result.model}"
+    yield f"  time         {', '.join(f'{stage} {ms:.0f}' for stage, ms in result.milliseconds.items())} ms"
 
 
-def _progress() -> Progress:
+def _progress(watched: bool) -> Progress:
+    """What happens, where somebody watches; a wait in any case, so that nobody takes it for a standstill."""
+
     def show(stage: str, done: int, total: int) -> None:
-        end = "\n" if stage == "write" and done == total else ""
-        print(f"\r\x1b[K{stage} {min(done + 1, total)}/{total}", end=end, file=sys.stderr, flush=True)
+        if stage == "wait":
+            _tell("another command is marking for this hospital; waiting until it has finished")
+        elif watched:
+            end = "\n" if stage == "write" and done == total else ""
+            print(f"\r\x1b[K{stage} {min(done + 1, total)}/{total}", end=end, file=sys.stderr, flush=True)
 
     return show
 
 
-def _failed(message: str) -> int:
-    # clears what the progress has left on the line
-    start = "\r\x1b[K" if sys.stderr.isatty() else ""
-    print(f"{start}{PROGRAM}: {' '.join(message.splitlines())}", file=sys.stderr)
-    return 1
+def _tell(message: str) -> None:
+    terminal.complain(f"{PROGRAM}: {message}")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,16 @@ def connect(config: Config) -> Ledger:
     return Ledger(Chain.connect(config), open_store(config))
 
 
+def check_store(ledger: Ledger) -> None:
+    """See that the store takes objects.
+
+    Raises
+    ------
+    StoreError
+    """
+    ledger.store.put(PROBE)
+
+
 def check(ledger: Ledger, hospital: HospitalConfig, model: bytes) -> None:
     """See that marking can be finished: the store takes objects, the hospital is a member, the model is released.
 
@@ -73,7 +83,7 @@ def check(ledger: Ledger, hospital: HospitalConfig, model: bytes) -> None:
     ------
     StoreError, ChainError, NotAllowedError
     """
-    ledger.store.put(PROBE)
+    check_store(ledger)
     federation, config = ledger.federation, ledger.chain.config
     if not federation.is_member(hospital.address):
         raise NotAllowedError(

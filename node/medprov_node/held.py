@@ -6,12 +6,13 @@ picture is lost, and going on needs no second marking.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,6 +142,16 @@ class HeldFolder:
         return self.path / f"{job}.npz"
 
 
+def held_hashes(folder: Path) -> frozenset[bytes]:
+    """Content hashes of the pictures that wait in a folder, which need not be there; damaged files are left out."""
+    found = set()
+    for file in folder.glob("*.npz"):
+        # a damaged archive raises errors of many kinds; it is named when its picture is needed
+        with contextlib.suppress(Exception), np.load(file, allow_pickle=False) as content:
+            found.add(bytes.fromhex(json.loads(content["facts"].tobytes())["released_hash"]))
+    return frozenset(found)
+
+
 def make_private(folder: Path) -> None:
     """Make a folder that only its owner may enter.
 
@@ -155,7 +166,7 @@ def make_private(folder: Path) -> None:
 
 
 @contextmanager
-def exclusive(folder: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+def exclusive(folder: Path, timeout: float = LOCK_TIMEOUT, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Let one marking at a time work on a hospital's state.
 
     Parameters
@@ -163,6 +174,8 @@ def exclusive(folder: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     folder : Path
     timeout : float
         Seconds to wait for another one.
+    waiting : callable or None
+        Called once where there is another one to wait for.
 
     Raises
     ------
@@ -185,5 +198,8 @@ def exclusive(folder: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
                         f"{folder}: another command has been marking for this hospital for {timeout:g} s; "
                         "wait until it has finished"
                     ) from None
+                if waiting is not None:
+                    waiting()
+                    waiting = None
                 time.sleep(0.1)
         yield

@@ -32,11 +32,11 @@ from medprov_node.attributes import Description, describe
 from medprov_node.claims import marked_by
 from medprov_node.connect import Ledger
 from medprov_node.errors import MarkedBeforeError, MarkError, StateError
-from medprov_node.held import Held, HeldFolder, exclusive
+from medprov_node.held import Held, HeldFolder, exclusive, held_hashes
 from medprov_node.mark_result import MarkResult
 from medprov_node.outputs import Job
 from medprov_watermark import features, media
-from medprov_watermark.errors import AlreadyMarkedError, EmbedError
+from medprov_watermark.errors import AlreadyMarkedError, EmbedError, MediaError
 from medprov_watermark.hashing import content_hash, perceptual_hash
 from medprov_watermark.image_mark import ImageMark
 from medprov_watermark.payload import Payload
@@ -49,7 +49,8 @@ OUTBOX, HELD, WRAPS = "outbox.sqlite", "held", "wraps"
 """Names in a hospital's state folder."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with a stage (``"check"``, ``"mark"``, ``"anchor"``, ``"write"``), pictures done and pictures in all."""
+"""Called with a stage, pictures done and pictures in all. The stages are ``"check"``, ``"wait"`` (only where another
+command is marking for the hospital), ``"mark"``, ``"anchor"`` and ``"write"``."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def mark_files(
     """Mark pictures for one hospital as one batch.
 
     Outputs, chain, store, membership and model are checked before any work. The outputs appear after the batch's anchor
-    is confirmed and was read back; when anything fails before that, there is no output at all.
+    is confirmed and was read back; when anything fails before that, there is no output at all. An output that is there
+    already is refused, unless it is the very picture that an interrupted call wrote for this job.
 
     Parameters
     ----------
@@ -128,12 +130,12 @@ def mark_files(
     say = progress or (lambda stage, done, total: None)
     house = hospital if isinstance(hospital, HospitalConfig) else config.hospital(hospital)
     say("check", 0, len(jobs))
-    outputs.check(jobs, make_folders=make_folders)
+    outputs.check(jobs, make_folders=make_folders, written=held_hashes(house.state / HELD))
     ledger = ledger or connect.connect(config)
     watermarker = watermarker or DualWatermarker.load()
     connect.check(ledger, house, watermarker.model)
     account, reader = load_account(house), load_reader_key(house)
-    with exclusive(house.state):
+    with exclusive(house.state, waiting=lambda: say("wait", 0, len(jobs))):
         outbox = Outbox(house.state / OUTBOX)
         try:
             held, wraps = HeldFolder(house.state / HELD), bundle.WrapFolder(house.state / WRAPS)
@@ -194,6 +196,8 @@ def _prepare(desk: _Desk, source: Path, target: Path, taken: set[str]) -> _Prepa
             item = desk.outbox.set_marked(item.job, payload.data, held.marked_hash, held.released_hash)
     if item.released_hash != held.released_hash:
         raise StateError(f"{desk.held.path}: job {item.job} holds another picture than its record; remove it there")
+    # before the anchor: another held picture's output was accepted so far
+    outputs.check_vacant(target, (held.released_hash,))
     with _timed(spent, "seal"):
         if item.state == "marked":
             item = _seal(desk, item, pixels, held, payload, about)
@@ -239,9 +243,11 @@ def _mark(desk: _Desk, source: Path, pixels: Pixels, item: Item) -> Held:
         )
     except AlreadyMarkedError:
         who = marked_by(pixels.array, desk.watermarker, desk.ledger, desk.config)
-        raise MarkedBeforeError(
-            f"{source}: marked already {who}; to mark it anew, restore its cover first ('medprov-node restore')"
-        ) from None
+        if desk.watermarker.integrity(pixels.array).state == "intact":
+            advice = "to mark it anew, restore its cover first ('medprov-node restore')"
+        else:
+            advice = "it was changed since, so its cover cannot be restored: mark the picture it was made from"
+        raise MarkedBeforeError(f"{source}: marked already {who}; {advice}") from None
     except EmbedError as error:
         raise MarkError(f"{source}: {error}") from error
     return Held.of(marked)
@@ -296,7 +302,7 @@ def _store(desk: _Desk, item: Item) -> Item:
 
 
 def _release(desk: _Desk, one: _Prepared, item: Item, anchor: Anchor, make_folders: bool) -> MarkResult:
-    """Write a picture whose anchor is confirmed, and read it back."""
+    """Write a picture whose anchor is confirmed, and read it back; not again where an interrupted call did it."""
     held = desk.held.load(item.job)
     if held is None or item.signed is None or item.payload is None or anchor.tx_hash is None:
         raise StateError(f"{desk.held.path}: job {item.job} has lost its picture; mark it again")
@@ -306,10 +312,19 @@ def _release(desk: _Desk, one: _Prepared, item: Item, anchor: Anchor, make_folde
             raise MarkError(f"{one.source}: was changed while it was being marked; mark it again")
         if make_folders:
             _make_folder(one.target.parent)
-        media.write(one.target, held.image, pixels)
-        if content_hash(media.read(one.target).array) != held.released_hash:
-            one.target.unlink(missing_ok=True)
-            raise MarkError(f"{one.target}: did not keep every sample of the marked picture; write it as .png or .tif")
+        if not outputs.holds(one.target, (held.released_hash,)):
+            try:
+                media.write(one.target, held.image, pixels)
+            except MediaError as error:
+                raise MarkError(
+                    f"{error}; its record is anchored and the marked picture kept, so the same command with another "
+                    "output goes on"
+                ) from error
+            if not outputs.holds(one.target, (held.released_hash,)):
+                one.target.unlink(missing_ok=True)
+                raise MarkError(
+                    f"{one.target}: did not keep every sample of the marked picture; write it as .png or .tif"
+                )
     record = item.signed.record
     height, width = held.image.shape[:2]
     return MarkResult(

@@ -11,10 +11,11 @@ from typing import Any
 from medprov_node import outputs
 from medprov_node.errors import MarkError
 from medprov_node.outputs import Job
-from medprov_watermark import media
+from medprov_watermark import integrity, media
 from medprov_watermark.errors import RestoreError
 from medprov_watermark.hashing import content_hash
 from medprov_watermark.media import MIN_SIDE
+from medprov_watermark.pixels import Samples
 from medprov_watermark.watermarker import DualWatermarker
 
 
@@ -100,7 +101,7 @@ def _restore(source: Path, target: Path, watermarker: DualWatermarker) -> Restor
     try:
         cover = watermarker.restore(pixels.array)
     except RestoreError as error:
-        raise RestoreError(f"{source}: {error}") from error
+        raise RestoreError(f"{source}: {error}{_advice(pixels.array, watermarker)}") from error
     times.append(time.perf_counter())
     cover_hash = content_hash(cover)
     media.write(target, cover, pixels)
@@ -125,3 +126,11 @@ def _restore(source: Path, target: Path, watermarker: DualWatermarker) -> Restor
         changed=int((cover != pixels.array).sum()),
         milliseconds={stage: round(1000 * (end - start), 1) for stage, start, end in stages},
     )
+
+
+def _advice(image: Samples, watermarker: DualWatermarker) -> str:
+    """How to go on where nothing but the model is another one; otherwise nothing helps."""
+    frame = integrity.extract(image)
+    if frame is None or frame.header.model == watermarker.model[: len(frame.header.model)]:
+        return ""
+    return " ('medprov-node restore --weights FILE')" if watermarker.integrity(image).state == "intact" else ""

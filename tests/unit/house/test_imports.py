@@ -43,6 +43,12 @@ def test_packages_import_only_who_they_may(package: str) -> None:
         assert others <= ALLOWED[package], f"{path} imports {others - ALLOWED[package]}"
 
 
+@pytest.mark.parametrize("package", sorted(HOMES))
+def test_packages_say_what_they_are(package: str) -> None:
+    # without the file Python would join any folder of this name on the path to the package
+    assert ast.get_docstring(ast.parse((ROOT / HOMES[package] / package / "__init__.py").read_text()))
+
+
 def test_only_training_imports_torch_in_the_watermark() -> None:
     for path in (ROOT / "watermark" / "medprov_watermark").rglob("*.py"):
         if "training" in path.parts:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import io
 import json
+import os
 import re
 import socket
 import struct
+import threading
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +22,18 @@ import pydicom.data
 import pytest
 import tifffile
 from PIL import Image
+from safetensors.numpy import load, save
 
 import medprov_ledger.chain
+from medprov_ledger.config import Config
 from medprov_node import cli
 from medprov_node import mark as mark_module
+from medprov_node.held import exclusive
 from medprov_watermark import media
 from medprov_watermark.hashing import content_hash
+from medprov_watermark.payload import Payload
+from medprov_watermark.watermarker import DualWatermarker
+from medprov_watermark.weights import FOLDER, RELEASE
 
 
 def png_of(width: int, height: int, body: bytes = b"") -> bytes:
@@ -261,7 +272,7 @@ def test_an_interrupt_is_no_traceback(run, house, picture, monkeypatch) -> None:
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "mark_files", interrupted)
+    monkeypatch.setattr(mark_module, "mark_files", interrupted)
     code, _, err = run("mark", picture, picture.with_name("o.png"), "--config", house.file)
     assert code == 130
     assert_one_line(err, "interrupted")
@@ -307,16 +318,67 @@ def test_a_folder_needs_another_folder(run, house, tmp_path, output, reason) -> 
     assert_one_line(err, reason)
 
 
-def test_an_empty_folder_and_a_folder_with_something_else(run, house, tmp_path) -> None:
+def test_a_folder_without_a_picture(run, house, tmp_path) -> None:
     (tmp_path / "in").mkdir()
     code, _, err = run("mark", tmp_path / "in", tmp_path / "out", "--config", house.file)
     assert code == 1
     assert_one_line(err, "holds no file")
-    (tmp_path / "in" / "a.png").write_bytes(good_png())
-    (tmp_path / "in" / "readme.txt").write_text("hello")
+    for number in range(7):
+        (tmp_path / "in" / f"{number}.txt").write_text("hello")
     code, _, err = run("mark", tmp_path / "in", tmp_path / "out", "--config", house.file)
     assert code == 1
-    assert_one_line(err, r"readme\.txt: it is not a")
+    assert_one_line(err, r"in: holds no picture, only 0\.txt, 1\.txt, 2\.txt, 3\.txt, 4\.txt and 2 more; name")
+
+
+def directory() -> bytes:
+    """A DICOMDIR, with an icon that is no picture of its own."""
+    dataset = pydicom.dcmread(pydicom.data.get_testdata_file("DICOMDIR"))
+    icon = pydicom.Dataset()
+    icon.Rows = icon.Columns = 4
+    icon.add_new(0x7FE00010, "OB", bytes(16))
+    dataset.DirectoryRecordSequence[0].IconImageSequence = [icon]
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=False)
+    return buffer.getvalue()
+
+
+def test_what_lies_beside_pictures_is_left_out_and_said(run, online, quickly, phantom, tmp_path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.fromarray(phantom(seed=1)).save(source / "a.png")
+    Image.fromarray(phantom(seed=2)).save(source / "b.png")
+    others = {"DICOMDIR": directory(), "README.TXT": b"hello", "viewer.exe": b"MZ", "lock": b""}
+    for name, content in others.items():
+        (source / name).write_bytes(content)
+    code, out, err = run("mark", source, tmp_path / "out", "--config", online)
+    assert (code, err) == (0, "")
+    assert "left out     DICOMDIR, README.TXT, lock, viewer.exe: no pictures\n" in out
+    assert_nothing_left(tmp_path / "out", "a.png", "b.png")
+    code, out, _ = run("mark", source, tmp_path / "json", "--config", online, "--json")
+    assert json.loads(out)["left_out"] == [str(source / name) for name in sorted(others)]
+
+
+DAMAGED = {
+    "a.png": b"hello",
+    "b.bmp": b"BM",
+    "c.png": b"",
+    "d.dcm": without_pixels(),
+    "e": good_png()[:-20],
+    "f.jpg": b"\xff\xd8\xff",
+    "g.png": png_of(40, 40, bytes(40 * 41)),
+}
+
+
+def test_all_bad_pictures_of_a_folder_are_found_before_any_work(run, house, phantom, tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(phantom()).save(tmp_path / "in" / "good.png")
+    for name, content in DAMAGED.items():
+        (tmp_path / "in" / name).write_bytes(content)
+    code, _, err = run("mark", tmp_path / "in", tmp_path / "out", "--config", house.file)
+    assert code == 1
+    numbered = [rf"\({number}\) \S*/in/{name}: " for number, name in enumerate(DAMAGED, 1)]
+    assert_one_line(err, "7 of 8 pictures cannot be taken: ", *numbered[:5], " and 2 more$")
+    assert not any(re.search(pattern, err) for pattern in numbered[5:])
     assert not (tmp_path / "out").exists()
 
 
@@ -349,6 +411,75 @@ def test_a_marked_picture_is_refused_with_its_owner(run, online, done, node_test
     assert_nothing_left(tmp_path)
 
 
+def test_a_marked_picture_that_was_changed_cannot_be_restored_first(run, online, done, tmp_path) -> None:
+    array = media.read(done.png.output).array.copy()
+    array[64, 64] ^= 1
+    Image.fromarray(array).save(tmp_path / "changed.png")
+    for source, advice in (
+        (done.png.output, r"restore its cover first \('medprov-node restore'\)"),
+        (tmp_path / "changed.png", "it was changed since, so its cover cannot be restored: mark the picture it was"),
+    ):
+        code, _, err = run("mark", source, tmp_path / "o.png", "--config", done.house.file, "--json")
+        assert code == 1
+        assert_one_line(err, "marked already by hospital-a", advice)
+
+
+class Full(io.StringIO):
+    """A standard output on a disk that is full after some lines."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def flush(self) -> None:
+        self.lines -= 1
+        if self.lines < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_full_standard_output_does_not_hide_what_was_done(online, quickly, picture, capsys, monkeypatch, as_json):
+    target = picture.with_name("o.png")
+    arguments = ["mark", str(picture), str(target), "--config", str(online), *(["--json"] if as_json else [])]
+    monkeypatch.setattr("sys.stdout", Full(0 if as_json else 1))
+    assert cli.main(arguments) == 1
+    reason = r"standard output: cannot be written \(No space left on device\), but all pictures are marked and written"
+    assert_one_line(capsys.readouterr().err, reason)
+    assert target.is_file()
+
+
+def test_a_full_standard_output_is_noticed_before_the_work(house, picture, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdout", Full(0))
+    assert cli.main(["mark", str(picture), str(picture.with_name("o.png")), "--config", str(house.file)]) == 1
+    assert_one_line(capsys.readouterr().err, r"standard output: cannot be written \(No space left on device\); send it")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_name_that_is_not_utf_8(run, online, quickly, picture, as_json) -> None:
+    source = Path(os.fsdecode(os.fsencode(picture.parent) + b"/\xff.png"))
+    picture.rename(source)
+    target = source.with_name("\udcfe.png")
+    code, out, err = run("mark", source, target, "--config", online, *(["--json"] if as_json else []))
+    assert (code, err) == (0, "")
+    assert target.is_file()
+    if as_json:
+        assert json.loads(out)["pictures"][0]["input"] == str(source)
+    else:
+        assert r"\udcff.png -> " in out
+
+
+def test_a_wait_for_another_marking_is_said(run, online, quickly, picture) -> None:
+    other = ExitStack()
+    other.enter_context(exclusive(Config.load(online).hospital("hospital-a").state))
+    ends = threading.Timer(0.5, other.close)
+    ends.start()
+    code, out, err = run("mark", picture, picture.with_name("o.png"), "--config", online, "--json")
+    ends.join()
+    assert code == 0
+    assert json.loads(out)["pictures"]
+    assert_one_line(err, "another command is marking for this hospital; waiting")
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_restore_shows_what_it_brought_back(run, done, tmp_path, as_json) -> None:
     code, out, err = run("restore", done.png.output, tmp_path / "r.png", *(["--json"] if as_json else []))
@@ -362,3 +493,65 @@ def test_restore_takes_one_picture(run, tmp_path) -> None:
     code, _, err = run("restore", tmp_path, tmp_path / "o.png")
     assert code == 1
     assert_one_line(err, "it is a folder")
+
+
+# other weights
+
+
+@pytest.fixture(scope="module")
+def other_weights(tmp_path_factory) -> Path:
+    """The weights that ship, as another model version: one more line in the header gives them another hash."""
+    file = tmp_path_factory.mktemp("weights") / "other.safetensors"
+    shipped = (FOLDER / f"{RELEASE}.safetensors").read_bytes()
+    file.write_bytes(save(load(shipped), {"note": "another version"}))
+    old, new = (hashlib.sha256(data).hexdigest().encode() for data in (shipped, file.read_bytes()))
+    extractor = (FOLDER / f"{RELEASE}.onnx").read_bytes()
+    assert old != new and extractor.count(old) == 1
+    file.with_suffix(".onnx").write_bytes(extractor.replace(old, new))
+    return file
+
+
+@pytest.fixture(scope="module")
+def marked_by_other(other_weights, phantom, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("other") / "marked.png"
+    marked = DualWatermarker.load(other_weights).mark(phantom(seed=6), Payload(b"hashhash", b"seri"))
+    Image.fromarray(marked.image).save(path)
+    return path
+
+
+def test_restore_names_the_option_for_another_model_s_picture(run, marked_by_other, tmp_path) -> None:
+    code, _, err = run("restore", marked_by_other, tmp_path / "cover.png")
+    assert code == 1
+    assert_one_line(err, r"marked\.png: .*marked by model", "medprov-node restore --weights FILE")
+    assert_nothing_left(tmp_path)
+
+
+def test_restore_with_another_model_s_weights(run, marked_by_other, other_weights, phantom, tmp_path) -> None:
+    code, out, err = run("restore", marked_by_other, tmp_path / "cover.png", "--weights", other_weights, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["model"] == "0x" + hashlib.sha256(other_weights.read_bytes()).hexdigest()
+    assert np.array_equal(media.read(tmp_path / "cover.png").array, phantom(seed=6))
+
+
+def test_a_changed_picture_is_not_blamed_on_the_weights(run, marked_by_other, tmp_path) -> None:
+    array = media.read(marked_by_other).array.copy()
+    array[64, 64] ^= 1
+    Image.fromarray(array).save(tmp_path / "changed.png")
+    code, _, err = run("restore", tmp_path / "changed.png", tmp_path / "cover.png")
+    assert code == 1
+    assert_one_line(err, "only the untouched picture restores")
+    assert "--weights" not in err
+
+
+def test_mark_with_other_weights_needs_their_release(run, online, other_weights, picture) -> None:
+    code, _, err = run("mark", picture, picture.with_name("o.png"), "--config", online, "--weights", other_weights)
+    assert code == 1
+    assert_one_line(err, f"model {hashlib.sha256(other_weights.read_bytes()).hexdigest()}: not released")
+
+
+@pytest.mark.parametrize("command", ["mark", "restore"])
+def test_weights_that_cannot_be_loaded_are_named(run, house, picture, tmp_path, command) -> None:
+    more = ("--config", house.file) if command == "mark" else ()
+    code, _, err = run(command, picture, picture.with_name("o.png"), *more, "--weights", tmp_path / "none.safetensors")
+    assert code == 1
+    assert_one_line(err, r"none\.safetensors: weights cannot be read")

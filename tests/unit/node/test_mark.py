@@ -15,12 +15,12 @@ from medprov_ledger.keys import load_account, load_reader_key
 from medprov_ledger.outbox import Outbox
 from medprov_ledger.registry import Registry
 from medprov_ledger.store import BlockStore
-from medprov_node import attributes, mark
+from medprov_node import mark
 from medprov_node.errors import MarkedBeforeError, MarkError, NotAllowedError, OutputError, StateError
 from medprov_node.held import HeldFolder, exclusive
 from medprov_node.mark import mark_files
 from medprov_watermark import features, media
-from medprov_watermark.errors import EmbedError, MediaError
+from medprov_watermark.errors import EmbedError
 from medprov_watermark.hashing import content_hash, perceptual_hash
 from medprov_watermark.payload import Payload
 from medprov_watermark.watermarker import salted
@@ -78,7 +78,7 @@ def test_the_record_is_anchored_and_says_what_the_result_says(done, name) -> Non
     result = getattr(done, name)
     entry = entry_of(done, result)
     assert "0x" + entry.leaf.hex() == result.record_id
-    assert done.house.ledger.registry.verify(entry.root, entry.leaf, list(entry.proof))
+    assert done.house.ledger.registry.verify(result.owner, entry.root, entry.leaf, list(entry.proof))
     assert entry.record.released_hash == content_hash(media.read(result.output).array)
     assert (entry.record.evidence_cid, entry.record.bundle_cid) == (result.evidence_cid, result.bundle_cid)
     assert (entry.anchor.tx_hash, entry.anchor.block, entry.anchor.cid) == (
@@ -108,13 +108,11 @@ def test_the_evidence_opens_with_the_payload_and_fits_the_released_picture(done,
 def test_the_evidence_shows_which_attribute_was_changed(done) -> None:
     keys = keys_of(done, done.dicom)
     macs = evidence.open(done.house.ledger.store.get(done.dicom.evidence_cid), keys).attribute_macs
-    dataset = pydicom.dcmread(done.dicom.output)
-    assert set(macs) == set(attributes.ATTRIBUTES)
-    assert evidence.differing_attributes(keys.evidence_key, macs, attributes.dicom_attributes(dataset, 1)) == []
-    dataset.PatientID = "somebody else"
-    dataset.Laterality = "L"
-    found = evidence.differing_attributes(keys.evidence_key, macs, attributes.dicom_attributes(dataset, 1))
-    assert found == ["Laterality", "PatientID"]
+    found = media.attributes(media.read(done.dicom.output))
+    assert set(macs) == set(found)
+    assert evidence.differing_attributes(keys.evidence_key, macs, found) == []
+    found |= {"PatientID": "somebody else", "Laterality": "L"}
+    assert evidence.differing_attributes(keys.evidence_key, macs, found) == ["Laterality", "PatientID"]
 
 
 def test_the_bundle_opens_for_the_hospital_and_proves_the_cover(done) -> None:
@@ -198,7 +196,6 @@ STEPS = [
     (BlockStore, "put"),
     (Outbox, "set_stored"),
     (Outbox, "add_batch"),
-    (Outbox, "set_batch_stored"),
     (Registry, "anchor_batch"),
     (Outbox, "set_anchored"),
     (Outbox, "set_confirmed"),
@@ -233,29 +230,161 @@ def test_a_crash_at_any_step_goes_on_with_one_record(house, quick, picture, monk
     assert item.serial == left[0].serial
     if left[0].signed is not None:
         assert (item.signed, item.evidence, item.bundle) == (left[0].signed, left[0].evidence, left[0].bundle)
-    assert house.ledger.registry.anchor(item.root).tx_hash == result.transaction
+    assert house.ledger.registry.anchor(result.owner, item.root).tx_hash == result.transaction
 
 
-def test_a_crash_while_writing_leaves_the_picture_ready(house, quick, picture, monkeypatch) -> None:
-    targets = [picture.with_name("one.png"), picture.with_name("two.png")]
-    jobs = [(picture, target) for target in targets]
-    real = media.write
+def interrupt_at(monkeypatch, number) -> None:
+    """Crash before the output with this number is written."""
+    real, calls = media.write, iter(range(100))
 
-    def cut(path, *arguments, **more):
-        if path == targets[1]:
+    def cut(*arguments, **more) -> None:
+        if next(calls) == number:
             raise Crash
-        real(path, *arguments, **more)
+        real(*arguments, **more)
 
+    monkeypatch.setattr(media, "write", cut)
+
+
+@pytest.fixture
+def three(phantom, tmp_path):
+    """Three jobs."""
+    for seed in range(3):
+        Image.fromarray(phantom(seed=seed)).save(tmp_path / f"{seed}.png")
+    return [(tmp_path / f"{seed}.png", tmp_path / f"out{seed}.png") for seed in range(3)]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_same_command_goes_on_after_a_crash_while_writing(house, quick, three, monkeypatch, number) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(media, "write", cut)
+        interrupt_at(patched, number)
+        with pytest.raises(Crash):
+            quickly(house, quick, three)
+    assert [target.exists() for _, target in three] == [place < number for place in range(3)]
+    before = {target: (target.read_bytes(), target.stat().st_mtime_ns) for _, target in three[:number]}
+    results = quickly(house, quick, three)
+    for result, (_, target) in zip(results, three, strict=True):
+        assert "0x" + content_hash(media.read(target).array).hex() == result.released_hash
+    assert {target: (target.read_bytes(), target.stat().st_mtime_ns) for target in before} == before
+    assert quick.marked == 3 and house.anchors() == 1 and len(items(house)) == 3
+
+
+def test_a_picture_twice_goes_on_after_a_crash_while_writing(house, quick, picture, monkeypatch) -> None:
+    jobs = [(picture, picture.with_name(name)) for name in ("one.png", "two.png")]
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 1)
         with pytest.raises(Crash):
             quickly(house, quick, jobs)
-    assert targets[0].exists() and not targets[1].exists()
-    first = targets[0].read_bytes()
-    targets[0].unlink()
     quickly(house, quick, jobs)
-    assert targets[0].read_bytes() == first and targets[1].exists()
     assert quick.marked == 2 and house.anchors() == 1
+
+
+def test_after_a_crash_no_other_file_is_taken_for_the_output(house, quick, three, phantom, monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 1)
+        with pytest.raises(Crash):
+            quickly(house, quick, three)
+    (_, first), (_, second), _ = three
+    released = first.read_bytes()
+    for other in (b"mine", three[0][0].read_bytes()):
+        first.write_bytes(other)
+        with pytest.raises(OutputError, match=r"out0\.png: the file exists already"):
+            quickly(house, quick, three)
+        assert first.read_bytes() == other
+    first.unlink()
+    first.symlink_to(second)
+    with pytest.raises(OutputError, match=r"out0\.png: the file exists already"):
+        quickly(house, quick, three)
+    # another job's picture is noticed before anything is anchored for this one
+    first.unlink()
+    second.write_bytes(released)
+    Image.fromarray(phantom(seed=8)).save(three[1][0])
+    with pytest.raises(OutputError, match=r"out1\.png: the file exists already"):
+        quickly(house, quick, three)
+    assert house.anchors() == 1 and second.read_bytes() == released
+
+
+# the manifest waits for the anchor
+
+
+def is_manifest(data) -> bool:
+    return data.startswith(b'{"chain_id"')
+
+
+def manifests(house) -> list[str]:
+    return [
+        file.name for file in house.config.store.path.rglob("*") if file.is_file() and is_manifest(file.read_bytes())
+    ]
+
+
+def test_nobody_can_read_a_record_before_it_is_anchored(house, quick, picture, monkeypatch) -> None:
+    before, real, seen = set(manifests(house)), Registry.anchor_batch, []
+
+    def watched(self, root, count, cid, account):
+        seen.append((cid, house.ledger.store.has(cid), set(manifests(house)) - before))
+        return real(self, root, count, cid, account)
+
+    monkeypatch.setattr(Registry, "anchor_batch", watched)
+    (result,) = quickly(house, quick, [(picture, picture.with_name("out.png"))])
+    assert seen == [(result.manifest_cid, False, set())]
+    assert house.ledger.store.has(result.manifest_cid)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_crash_between_anchor_and_manifest_is_made_good(house, quick, phantom, picture, monkeypatch, after) -> None:
+    target, real = picture.with_name("out.png"), BlockStore.put
+
+    def cut(self, data):
+        if is_manifest(data):
+            if after:
+                real(self, data)
+            raise Crash
+        return real(self, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BlockStore, "put", cut)
+        with pytest.raises(Crash):
+            quickly(house, quick, [(picture, target)])
+    assert house.anchors() == 1 and not target.exists()
+    # marking anything else does it, and the picture itself is ready then
+    other = picture.with_name("other.png")
+    Image.fromarray(phantom(seed=4)).save(other)
+    quickly(house, quick, [(other, picture.with_name("other-out.png"))])
+    (anchor, _) = house.ledger.registry.anchors(house.since)
+    assert house.ledger.store.has(anchor.cid)
+    (result,) = quickly(house, quick, [(picture, target)])
+    assert (result.manifest_cid, house.anchors(), quick.marked) == (anchor.cid, 2, 2)
+
+
+@pytest.mark.parametrize("what", [is_manifest, lambda data: data == mark.connect.PROBE], ids=["after", "before"])
+def test_a_store_that_goes_away_around_the_anchor(house, quick, picture, monkeypatch, what) -> None:
+    target, real, calls = picture.with_name("out.png"), BlockStore.put, iter(range(100))
+
+    def away(self, data):
+        # the first question to the store was before marking
+        if what(data) and (is_manifest(data) or next(calls) > 0):
+            raise StoreError("blocks: cannot store a block (No space left on device)")
+        return real(self, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BlockStore, "put", away)
+        with pytest.raises(StoreError, match="No space left"):
+            quickly(house, quick, [(picture, target)])
+    assert not target.exists() and quick.marked == 1
+    assert house.anchors() == (1 if what is is_manifest else 0)
+    quickly(house, quick, [(picture, target)])
+    assert target.exists() and quick.marked == 1 and house.anchors() == 1
+
+
+def test_a_manifest_that_the_store_lost_is_put_there_again(house, quick, picture, monkeypatch) -> None:
+    target = picture.with_name("out.png")
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 0)
+        with pytest.raises(Crash):
+            quickly(house, quick, [(picture, target)])
+    (anchor,) = house.ledger.registry.anchors(house.since)
+    house.ledger.store._file(mark.cid.parse(anchor.cid)).unlink()
+    quickly(house, quick, [(picture, target)])
+    assert target.exists() and house.ledger.store.has(anchor.cid)
 
 
 def test_a_chain_that_goes_away_keeps_the_picture_in_the_hospital(house, quick, picture, monkeypatch) -> None:
@@ -271,14 +400,32 @@ def test_a_chain_that_goes_away_keeps_the_picture_in_the_hospital(house, quick, 
     assert not target.exists()
 
 
-def test_an_anchor_of_somebody_else_stops_the_release(house, quick, picture, monkeypatch) -> None:
-    target = picture.with_name("out.png")
+def test_an_anchor_of_somebody_else_stops_nobody(house, quick, picture, monkeypatch) -> None:
     thief = load_account(house.config.hospital("hospital-b"))
     real = Registry.anchor_batch
+
+    def racing(self, root, count, cid, account):
+        real(self, root, count, cid, thief)
+        return real(self, root, count, cid, account)
+
+    monkeypatch.setattr(Registry, "anchor_batch", racing)
+    for number in range(2):
+        (result,) = quickly(house, quick, [(picture, picture.with_name(f"{number}.png"))])
+        index = RecordIndex(":memory:", house.ledger.domain)
+        index.sync(house.ledger.registry, house.ledger.federation, house.ledger.store, house.config.directory_key)
+        (entry,) = index.by_released_hash(bytes.fromhex(result.released_hash[2:]))
+        assert (entry.anchor.owner, entry.anchor.tx_hash) == (result.owner, result.transaction)
+
+
+def test_another_anchor_with_the_hospital_s_own_key_stops_the_release(house, quick, picture, monkeypatch) -> None:
+    target = picture.with_name("out.png")
+    real = Registry.anchor_batch
     monkeypatch.setattr(
-        Registry, "anchor_batch", lambda self, root, count, cid, account: real(self, root, count, cid, thief)
+        Registry,
+        "anchor_batch",
+        lambda self, root, count, cid, account: real(self, root, count, mark.cid.of(b"other"), account),
     )
-    with pytest.raises(RecordError, match="must not be released"):
+    with pytest.raises(RecordError, match="who else has this hospital's key, its pictures must not be released"):
         quickly(house, quick, [(picture, target)])
     assert not target.exists()
 
@@ -328,9 +475,12 @@ def test_an_output_that_appears_meanwhile_is_not_overwritten(house, quick, pictu
         if stage == "anchor":
             target.write_bytes(b"mine")
 
-    with pytest.raises(MediaError, match=r"out\.png: the file exists already"):
+    with pytest.raises(MarkError, match=r"out\.png: the file exists already.*its record is anchored.*another output"):
         quickly(house, quick, [(picture, target)], progress=progress)
     assert target.read_bytes() == b"mine"
+    other = picture.with_name("other.png")
+    quickly(house, quick, [(picture, other)])
+    assert other.is_file() and (quick.marked, house.anchors()) == (1, 1), "the same command with another output goes on"
 
 
 def test_an_input_that_changes_meanwhile_is_refused(house, quick, phantom, picture) -> None:
@@ -428,3 +578,16 @@ def test_one_marking_at_a_time(tmp_path) -> None:
         pass
     with exclusive(tmp_path, timeout=0.0):
         pass
+
+
+def test_a_wait_for_another_marking_is_said_once(tmp_path) -> None:
+    said: list[str] = []
+
+    def waiting() -> None:
+        said.append("waiting")
+
+    with exclusive(tmp_path, waiting=waiting):
+        assert said == []
+        with pytest.raises(StateError), exclusive(tmp_path, timeout=0.25, waiting=waiting):
+            pass
+    assert said == ["waiting"]
