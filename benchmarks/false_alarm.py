@@ -72,6 +72,32 @@ def score(paths: list[Path], index: int) -> tuple[list[float], bool]:
     return [float(s) for s in scores], payload
 
 
+def degrees(paths: list[Path], count: int) -> list[float]:
+    """Degrees of freedom of the null carriers' spread (Welch-Satterthwaite over the rings of coefficients).
+
+    Takes the trained networks and so needs torch, because a released extractor gives the spread's result only.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    from medprov_watermark.training.loop import Model, Settings
+    from medprov_watermark.weights import FOLDER, RELEASE
+
+    torch.set_num_threads(1)
+    model = Model(Settings())
+    model.load_state_dict(load_file(FOLDER / f"{RELEASE}.safetensors"))
+    found = []
+    for index in range(count):
+        picture = working_picture(unmarked(paths, index))
+        if float(picture.max() - picture.min()) < detection.FLAT:
+            continue
+        with torch.no_grad():
+            parts = model.eval().extractor.coefficients(torch.from_numpy(picture)[None, None])[0, cr.WRITTEN :]
+        rings = parts.square().mean(0).double()
+        found.append(float(cr.NULLS * rings.sum() ** 2 / rings.square().sum()))
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path)
@@ -85,6 +111,7 @@ def main() -> int:
     with ProcessPoolExecutor(args.workers) as pool:
         found = list(pool.map(partial(score, paths), range(count), chunksize=16))
     scores = np.array([s for s, _ in found])
+    freedom = degrees(paths, count // 4)
     figures = {
         "pictures": count,
         "extractions": int(scores.size),
@@ -93,6 +120,8 @@ def main() -> int:
         "score_mean": float(scores.mean()),
         "score_sd": float(scores.std()),
         "score_max": float(scores.max()),
+        "degrees_of_freedom_least": min(freedom),
+        "degrees_of_freedom_median": float(np.median(freedom)),
         "score_quantiles": {str(q): float(np.quantile(scores, q)) for q in (0.5, 0.9, 0.99, 0.999)},
         "bound_95_percent": 3 / count,
         "computed_bound": detection.COMPUTED_FALSE_ALARM,

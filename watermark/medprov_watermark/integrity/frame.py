@@ -316,5 +316,9 @@ def _refusal(
         sites = len(cells.sites(*shape))
         message = f"{name} has no place for the integrity header: {cover} meet all {sites} sites{inside}: {advice}"
         return CapacityError(message, needed, 0)
+    if available == 0 and mask is None:
+        # a larger picture of the same kind has no room either
+        message = f"{name} has no room for reversible marking, its samples are as irregular as noise; choose another"
+        return CapacityError(message, needed, 0)
     message = f"{name} holds {available} bits of integrity mark and needs {needed}{inside}: {advice}"
     return CapacityError(message, needed, available)

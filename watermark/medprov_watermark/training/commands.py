@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from safetensors import SafetensorError
@@ -31,7 +35,8 @@ def train(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     paths = [p for p in data.list_images(args.images) if args.all or not data.held_back(p)]
     try:
-        pictures = data.load(paths, args.crops)
+        with _left_out_in_one_line():
+            pictures = data.load(paths, args.crops)
     except ValueError as error:
         raise WatermarkError(f"{args.images}: {error}") from error
     settings = loop.Settings(
@@ -62,6 +67,19 @@ def train(args: argparse.Namespace) -> int:
             raise WatermarkError(f"{args.start}: no weights of a model of this size ({error})") from error
     loop.run(trainer, args.out, args.minutes, report)
     return 0
+
+
+@contextmanager
+def _left_out_in_one_line() -> Iterator[None]:
+    """Name each file that is not used, without the place in this program; Pillow's own warnings name no file."""
+    with warnings.catch_warnings(record=True) as left_out:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", r"(?s).*: not used for training: ", UserWarning)
+        try:
+            yield
+        finally:
+            for one in left_out:
+                print(f"medprov-watermark: {' '.join(str(one.message).splitlines())}", file=sys.stderr)
 
 
 def release(args: argparse.Namespace) -> int:

@@ -1,0 +1,104 @@
+"""What the closed loop gains: its marked pictures against ones with the same amplitude on every carrier.
+
+    python -m benchmarks.amplitudes [--images DIR] [--split validation|all] [--per-modality N] [--json FILE] [--quick]
+
+Both must pass the same battery (:mod:`medprov_watermark.battery`); the uniform mark takes the lowest gain that does,
+found by bisection. W2 is left out. Without ``--images`` the pictures that ship with scikit-image are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import images
+from medprov_watermark import battery, detection, tuning
+from medprov_watermark import carriers as cr
+from medprov_watermark.coupling import Frozen, forward, luminance
+from medprov_watermark.extractor import working_picture
+from medprov_watermark.hashing import perceptual_hash
+from medprov_watermark.payload import Payload, decode, encode
+from medprov_watermark.watermarker import psnr
+from medprov_watermark.weights import Release, load_release
+
+UNIFORM = np.full(cr.WRITTEN, len(tuning.LEVELS) // 2, np.uint8)
+_release: Release | None = None
+
+
+def measure(sample: images.Sample) -> dict[str, Any]:
+    """PSNR (dB) of the tuned and of the uniform mark; None where the battery is not passed at any strength."""
+    global _release
+    if _release is None:
+        _release = load_release(device="cpu", threads=1)
+    release = _release
+    grey = np.asarray(np.clip(luminance(sample.image), 0, 255), np.uint8)
+    payload = Payload(perceptual_hash(sample.image), b"\x5a\x01\x7e\xc3")
+    signs = np.concatenate([encode(payload), cr.pilot_signs()]).astype(np.int8)
+
+    def readable(soft: NDArray[np.float32]) -> bool:
+        found = decode(soft)
+        return found is not None and found.payload == payload
+
+    def marked(codes: NDArray[np.uint8], gain: int) -> NDArray[np.uint8]:
+        values = tuning.values_of(codes, signs)
+        return forward(grey, values, release.network, Frozen(gain, 0, 0, (0, 255))).picture.astype(np.uint8)
+
+    def passes(picture: NDArray[np.uint8]) -> bool:
+        answers = release.extractor(np.stack([working_picture(a) for a in battery.attacked(picture)]))
+        weak = (answers[:, : cr.CODE] * signs[: cr.CODE] <= tuning.RESERVE).sum(1)
+        loud = detection.pilot_score(answers) >= tuning.SCORE
+        return bool((weak <= tuning.WEAK_BITS).all() and loud.all() and all(readable(a[: cr.CODE]) for a in answers))
+
+    row: dict[str, Any] = {"modality": sample.modality, "image": sample.name, "size": sample.size}
+    tuned = tuning.tune(grey, signs, release.network, release.extractor, readable)
+    row["tuned"] = psnr(grey, marked(tuned.codes, tuned.gain), 255) if tuned.passed.all() else None
+    low, high = 0, 20000
+    if passes(marked(UNIFORM, high)):
+        while high - low > max(1, low // 50):
+            middle = (low + high) // 2
+            low, high = (low, middle) if passes(marked(UNIFORM, middle)) else (middle, high)
+        row["uniform"] = psnr(grey, marked(UNIFORM, high), 255)
+    else:
+        row["uniform"] = None
+    return row
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--split", choices=["validation", "all"], default="all")
+    parser.add_argument("--per-modality", type=int, default=2)
+    parser.add_argument("--offset", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="two pictures, under a minute")
+    args = parser.parse_args()
+    if args.images:
+        found = list(images.samples(args.images, [256], args.split, args.per_modality, args.offset))
+    else:
+        found = [images.Sample("scikit-image", n, 256, images.square(i, 256)) for n, i in images.built_in()]
+    with ProcessPoolExecutor(args.workers) as pool:
+        rows = list(pool.map(measure, found[:2] if args.quick else found))
+    both = [r for r in rows if r["tuned"] is not None and r["uniform"] is not None]
+    figures = {
+        "pictures": len(rows),
+        "tuned_passes": sum(r["tuned"] is not None for r in rows),
+        "uniform_passes": sum(r["uniform"] is not None for r in rows),
+        "gain_db_mean": float(np.mean([r["tuned"] - r["uniform"] for r in both])) if both else None,
+        "gain_db_min": float(np.min([r["tuned"] - r["uniform"] for r in both])) if both else None,
+    }
+    print(json.dumps(figures, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps({"summary": figures, "rows": rows}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
