@@ -2,7 +2,7 @@
 
     python -m benchmarks.restore [--images DIR] [--dicom DIR] [--split validation|all] [--json FILE] [--quick]
 
-Without folders: generated phantoms and what ships with pydicom. Each picture is marked in this process and restored
+Without folders: generated phantoms and what ships with pydicom. Each picture is marked in one process and restored
 in two others, one with one thread and one with two.
 """
 
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
+import zlib
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ from medprov_watermark.errors import WatermarkError
 from medprov_watermark.hashing import perceptual_hash
 from medprov_watermark.payload import Payload
 from medprov_watermark.watermarker import DualWatermarker
+
+Case = tuple[str, NDArray[Any], dict[str, Any]]
+"""Name, cover, and legal range and padding for :meth:`DualWatermarker.mark`."""
+_wm: DualWatermarker | None = None
 
 _CHILD = """
 import sys
@@ -62,16 +68,33 @@ def phantom(height: int, width: int, bits: int, colour: bool, seed: int) -> NDAr
     return np.asarray(np.rint(noisy), np.uint8 if bits == 8 else np.uint16)
 
 
+def mark(case: Case, target: Path) -> str:
+    """Mark one picture into a file beside its cover; says how that went."""
+    global _wm
+    if _wm is None:
+        _wm = DualWatermarker.load(device="cpu", threads=1)
+    name, cover, limits = case
+    try:
+        marked = _wm.mark(
+            cover, Payload(perceptual_hash(cover), zlib.crc32(name.encode()).to_bytes(4, "big")), **limits
+        )
+    except WatermarkError as error:
+        return f"refused: {error}"
+    np.savez(target, cover=cover, marked=marked.image)
+    return f"{marked.psnr:.1f} dB{'' if marked.robust else ', not robust'}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path)
     parser.add_argument("--dicom", type=Path)
     parser.add_argument("--split", choices=["validation", "all"], default="all")
     parser.add_argument("--per-modality", type=int)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    cases: list[tuple[str, NDArray[Any], dict[str, Any]]] = []
+    cases: list[Case] = []
     sizes = [(64, 64), (67, 129)] if args.quick else [(64, 64), (67, 129), (512, 512), (1411, 1411)]
     for seed, (height, width) in enumerate(sizes):
         for bits in (8, 12, 16):
@@ -98,19 +121,13 @@ def main() -> int:
                 continue
             limits: dict[str, Any] = {"value_range": pixels.value_range, "padding": pixels.padding}
             cases.append((f"dicom_{path.stem}", pixels.array, limits))
-    wm = DualWatermarker.load(device="cpu")
     refused = []
-    with tempfile.TemporaryDirectory() as temporary:
-        for i, (name, cover, limits) in enumerate(cases):
-            payload = Payload(perceptual_hash(cover), i.to_bytes(4, "big"))
-            try:
-                marked = wm.mark(cover, payload, **limits)
-            except WatermarkError as error:
-                refused.append(f"{name}: {error}")
-                print(f"{name}: refused: {error}", flush=True)
-                continue
-            np.savez(Path(temporary) / f"{i:05d}.npz", cover=cover, marked=marked.image)
-            print(f"{name}: {marked.psnr:.1f} dB{'' if marked.robust else ', not robust'}", flush=True)
+    with tempfile.TemporaryDirectory() as temporary, ProcessPoolExecutor(args.workers) as pool:
+        targets = [Path(temporary) / f"{i:05d}.npz" for i in range(len(cases))]
+        for case, said in zip(cases, pool.map(mark, cases, targets), strict=True):
+            if said.startswith("refused"):
+                refused.append(f"{case[0]}: {said}")
+            print(f"{case[0]}: {said}", flush=True)
         outcome: dict[str, dict[str, int]] = {}
         for threads in ("1", "2"):
             names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
