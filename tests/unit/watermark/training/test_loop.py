@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from medprov_watermark import carriers as cr  # noqa: E402
 from medprov_watermark.training import loop  # noqa: E402
+from medprov_watermark.training.export import release_bytes  # noqa: E402
 from medprov_watermark.training.loop import Model, Settings, Trainer, embed, random_values, run, ssim  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -57,6 +58,18 @@ def test_a_checkpoint_continues_where_it_stood(
         runs.append(timeless(other.step()))
     assert runs[0] == runs[1]
     assert runs[0]["step"] == 2
+
+
+def test_a_start_from_a_release_begins_at_the_end_of_the_curriculum(trainer: Trainer, tmp_path: Path) -> None:
+    trainer.step()
+    release = tmp_path / "release.safetensors"
+    release.write_bytes(release_bytes(trainer.average))
+    other = Trainer(trainer.pictures, replace(trainer.settings, seed=9, final_db=44.0), CPU)
+    other.start_from(release)
+    wanted = trainer.average.state_dict()
+    for part in (other.model, other.average):
+        assert all(torch.equal(value, wanted[name]) for name, value in part.state_dict().items())
+    assert (other.progress.step, other.progress.db, other.progress.probability) == (0, 44.0, 0.9)
 
 
 def test_a_crash_while_saving_leaves_the_former_checkpoint(
