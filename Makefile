@@ -26,8 +26,9 @@ $(VENV)/.installed: constraints.txt dev-requirements.txt $(PROJECTS:%=%/pyprojec
 demo: setup
 	$(BIN)/python -m demo
 
+# A file's tests share their chains and marked pictures, so a file stays with one worker.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 unit: setup
 	$(BIN)/pytest -m "not slow"
