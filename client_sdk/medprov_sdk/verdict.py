@@ -44,7 +44,7 @@ _SENTENCES = {
     Verdict.AUTHENTIC: "Every pixel is exactly as its owner released it. "
     "This is about the pixels alone; what the file says beside them is compared apart, as metadata.",
     Verdict.AUTHENTIC_DERIVED: "The picture comes from the recorded one and was processed on the way; "
-    "no change of its content larger than about 1/20 of its side was found.",
+    "no clear change of its content larger than about 1/10 of its side was found.",
     Verdict.TAMPERED: "The picture comes from the recorded one, but parts of its content have changed.",
     Verdict.COPIED_MARK: "The picture carries the mark of a recorded picture, but shows something else.",
     Verdict.CONFLICTING_CLAIMS: "More than one owner claims this picture; the earlier anchor has precedence.",
@@ -96,7 +96,7 @@ _REASONS = {
     "or has vanished from it",
     Reason.TURNED_PIXELS_EXACT: "turned or mirrored, pixels exact",
     Reason.CONTENT_AGREES: "the pixels were processed (for example recompressed or resized), the content agrees; "
-    "after that, changes smaller than about 1/20 of the side and faint ones cannot be seen",
+    "after that, changes smaller than about 1/10 of the side and faint ones may go unseen",
     Reason.CONTENT_NOT_COMPARED: "the mark leads to an anchored record; content not compared, "
     "because too little of it is comparable",
     Reason.FOREIGN_SIGNATURE: "the integrity mark is intact, but nobody who was a member then has signed it",

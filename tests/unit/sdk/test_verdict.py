@@ -158,6 +158,6 @@ def test_the_sentence_claims_no_more_than_was_compared() -> None:
         if reason is Reason.CONTENT_NOT_COMPARED:
             assert said.endswith("was not compared.")
         if reason is Reason.CONTENT_AGREES:
-            assert "1/20" in said and "1/20" in reason.sentence
+            assert "1/10" in said and "1/10" in reason.sentence
         if verdict is Verdict.AUTHENTIC:
             assert "pixels alone" in said and "metadata" in said
