@@ -12,7 +12,7 @@ the padding value, stay as they are and are listed as exceptions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ class Frozen:
         Sample value that stands for "no pixel"; it never changes and never appears anew.
     roi : bool array (H, W) or None
         True where no sample may change.
+    carriers : Carriers
+        Those of everybody, or of a consortium key.
     """
 
     gain: int
@@ -50,6 +52,7 @@ class Frozen:
     legal: tuple[int, int]
     padding: int | None = None
     roi: NDArray[np.bool_] | None = None
+    carriers: cr.Carriers = field(default_factory=cr.derive)
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def forward(
         Signed amplitudes in quarters.
     """
     picture = cover.astype(np.int32)
-    pattern = network.synthesise(values)
+    pattern = network.synthesise(values, frozen.carriers)
     even = checkerboard(*picture.shape[:2])
     low, high = frozen.legal
     still = _untouchable(picture, frozen)
@@ -178,7 +181,7 @@ def inverse(
     int32 array, shape of `marked`
     """
     picture = marked.astype(np.int32)
-    pattern = network.synthesise(values)
+    pattern = network.synthesise(values, frozen.carriers)
     even = checkerboard(*picture.shape[:2])
     still = _untouchable(picture, frozen)
     still = np.ascontiguousarray(still)
