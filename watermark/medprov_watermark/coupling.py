@@ -24,6 +24,8 @@ from medprov_watermark.resample import TABLE_BITS, resample
 GAIN_ONE = 4096
 """Gain at which one unit of the residual field moves a sample by one (before `shift`)."""
 _GAIN_BITS = 12
+FAINT_BITS = 1
+"""An attenuated region gets the residual divided by two to this power; part of the format."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class Frozen:
     padding : int or None
         Sample value that stands for "no pixel"; it never changes and never appears anew.
     roi : bool array (H, W) or None
-        True where no sample may change.
+        True where no sample may change, or where it changes less.
+    attenuate : bool
+        The residual is scaled down in `roi` instead of left out.
     """
 
     gain: int
@@ -50,6 +54,7 @@ class Frozen:
     legal: tuple[int, int]
     padding: int | None = None
     roi: NDArray[np.bool_] | None = None
+    attenuate: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,13 +108,17 @@ def _residual(
     field = network(seen, pattern)
     wide = resample(field, height, width)
     bits = FIELD_BITS + 2 * TABLE_BITS + _GAIN_BITS
-    move = (wide * (frozen.gain << frozen.shift) + (1 << (bits - 1))) >> bits
+    moves = wide * (frozen.gain << frozen.shift)
+    move = (moves + (1 << (bits - 1))) >> bits
+    if frozen.roi is not None and frozen.attenuate:
+        bits += FAINT_BITS
+        move = np.where(frozen.roi, (moves + (1 << (bits - 1))) >> bits, move)
     colour = picture[..., None] if picture.ndim == 2 else picture
     low, high = frozen.legal
     smallest = np.min([np.min(_neighbours(colour[..., c]), axis=0) for c in range(colour.shape[2])], axis=0)
     largest = np.max([np.max(_neighbours(colour[..., c]), axis=0) for c in range(colour.shape[2])], axis=0)
     move = np.asarray(np.clip(move, np.minimum(low - smallest, 0), np.maximum(high - largest, 0)), np.int64)
-    if frozen.roi is not None:
+    if frozen.roi is not None and not frozen.attenuate:
         move[frozen.roi] = 0
     return move
 

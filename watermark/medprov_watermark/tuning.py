@@ -123,13 +123,14 @@ class _Loop:
         extract: Extract,
         readable: Callable[[NDArray[np.float32]], bool],
         roi: NDArray[np.bool_] | None,
+        attenuate: bool,
     ) -> None:
         self.picture, self.signs, self.network, self.extract = picture, signs, network, extract
-        self.readable, self.roi = readable, roi
+        self.readable, self.roi, self.attenuate = readable, roi, attenuate
         self.tried = 0
 
     def try_out(self, codes: NDArray[np.uint8], gain: int) -> _Trial:
-        frozen = Frozen(gain, 0, 0, (0, 255), None, self.roi)
+        frozen = Frozen(gain, 0, 0, (0, 255), None, self.roi, self.attenuate)
         marked = forward(self.picture, values_of(codes, self.signs), self.network, frozen).picture.astype(np.uint8)
         answers = self.extract(np.stack([working_picture(a) for a in battery.attacked(marked, self.tried)]))
         self.tried += 1
@@ -187,6 +188,7 @@ def tune(
     readable: Callable[[NDArray[np.float32]], bool],
     roi: NDArray[np.bool_] | None = None,
     rounds: int = ROUNDS,
+    attenuate: bool = False,
 ) -> Tuned:
     """Choose gain and amplitudes for a picture.
 
@@ -199,9 +201,11 @@ def tune(
     readable : callable
         Soft bits, float32 (CODE,) -> whether the payload comes out within the allowed byte errors.
     roi : bool array (H, W) or None
-        True where no sample may change.
+        True where no sample may change, or where it changes less.
     rounds : int
         Trials at most, besides louder ones for a picture that none of them can be read in.
+    attenuate : bool
+        The mark is scaled down in `roi` instead of left out.
 
     Returns
     -------
@@ -209,7 +213,7 @@ def tune(
         The quietest trial that passed the whole battery; where none did above FLOOR, the one above it that passed
         most; where none above it can be read at all, the first louder one that can.
     """
-    loop = _Loop(picture, signs, network, extract, readable, roi)
+    loop = _Loop(picture, signs, network, extract, readable, roi, attenuate)
     middle = np.full(cr.WRITTEN, len(LEVELS) // 2, np.uint8)
     first = loop.try_out(middle, FIRST_GAIN)
     ratio = 255.0**2 / 10 ** (START / 10) / max(first.energy, 1e-3)

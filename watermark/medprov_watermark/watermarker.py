@@ -15,6 +15,7 @@ from PIL import Image
 from medprov_watermark import battery, coupling, integrity, tuning
 from medprov_watermark import body as w2
 from medprov_watermark import carriers as cr
+from medprov_watermark import region as regions
 from medprov_watermark.coupling import Frozen
 from medprov_watermark.detection import THRESHOLD, detect, pilot_score
 from medprov_watermark.errors import AlreadyMarkedError, CapacityError, EmbedError, RestoreError
@@ -22,7 +23,7 @@ from medprov_watermark.extractor import working_picture
 from medprov_watermark.geometry import Geometry
 from medprov_watermark.hashing import content_hash
 from medprov_watermark.image_mark import ImageMark, Signer
-from medprov_watermark.integrity import Frame, blocks
+from medprov_watermark.integrity import Frame
 from medprov_watermark.integrity.header import MODEL_BYTES
 from medprov_watermark.payload import Payload, commitment, decode, encode
 from medprov_watermark.weights import Release, load_release
@@ -35,6 +36,8 @@ STAND_IN = 512
 MAX_SHIFT = 8
 LIFTS = 5
 """Tries with more gain when the finished picture falls short of what its stand-in promised."""
+STRICT, ATTENUATE, OFF = "strict", "attenuate", "off"
+"""What happens in a region of interest: no sample changes; W1 is halved; nothing special."""
 _WINDOW = (0.005, 0.995)
 
 Samples = NDArray[np.unsignedinteger]
@@ -65,6 +68,10 @@ class Marked:
     robust : bool
         Whether W1 passed the whole battery of attacks (:mod:`medprov_watermark.battery`); small and hard pictures
         may be marked without.
+    roi_mode : str
+        ``"strict"``, ``"attenuate"`` or ``"off"``.
+    roi_share : float
+        Share of the picture's pixels in the cells of the region, 0..1.
     """
 
     image: Samples
@@ -78,6 +85,8 @@ class Marked:
     gain: int
     short: bool
     robust: bool
+    roi_mode: str = OFF
+    roi_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -220,9 +229,10 @@ class DualWatermarker:
         signer: Signer | None = None,
         roi: NDArray[np.bool_] | None = None,
         value_range: tuple[int, int] | None = None,
+        roi_mode: str = STRICT,
     ) -> Samples:
         """Mark a picture; see :meth:`mark`, whose `image` this returns."""
-        return self.mark(image, payload, signer=signer, roi=roi, value_range=value_range).image
+        return self.mark(image, payload, signer=signer, roi=roi, value_range=value_range, roi_mode=roi_mode).image
 
     def mark(
         self,
@@ -233,6 +243,7 @@ class DualWatermarker:
         roi: NDArray[np.bool_] | None = None,
         value_range: tuple[int, int] | None = None,
         padding: int | None = None,
+        roi_mode: str = STRICT,
     ) -> Marked:
         """Put W1 and W2 into a picture and check that both read and that the cover comes back.
 
@@ -244,18 +255,22 @@ class DualWatermarker:
         signer : Signer or None
             Signs the image mark; None leaves W2 unsigned.
         roi : bool array (H, W) or None
-            True where no sample may change; widened to the blocks of a 16 x 16 grid.
+            Region of interest, widened to the cells of a grid (:mod:`medprov_watermark.region`); W2 keeps out of the
+            blocks of a coarser one. Without a single pixel it is no region.
         value_range : (int, int) or None
             Legal samples. None: 0 to the largest value that the bits in use can hold.
         padding : int or None
             Sample value that means "no pixel here"; such samples never change.
+        roi_mode : str
+            ``"strict"``: not one sample of the region changes. ``"attenuate"``: W1 is halved there. ``"off"``: the
+            region is ignored.
 
         Raises
         ------
         AlreadyMarkedError
             There is a mark already.
         CapacityError
-            W2 does not fit.
+            W2 does not fit, or not beside a strict region.
         EmbedError
             The picture is of another kind or too small, or the mark cannot be read in it.
         """
@@ -267,26 +282,34 @@ class DualWatermarker:
             raise EmbedError(f"padding value {padding} is not within 0..65535")
         if roi is not None and (roi.dtype != np.bool_ or roi.shape != image.shape[:2]):
             raise EmbedError(f"region of interest is {roi.dtype} of shape {roi.shape}: give bool of {image.shape[:2]}")
+        if roi_mode not in (STRICT, ATTENUATE, OFF):
+            raise EmbedError(f"roi_mode {roi_mode!r} is not known: give {STRICT!r}, {ATTENUATE!r} or {OFF!r}")
         found = self.extract(image)
         if found.payload is not None or found.integrity.state == "intact":
             seen = found.integrity.payload or found.payload
             serial = seen.serial.hex() if seen else "?"
             raise AlreadyMarkedError(f"the picture is marked already (serial {serial}); restore it to mark it anew")
         signs = np.concatenate([encode(payload), cr.pilot_signs()]).astype(np.int8)
-        area = None if roi is None else blocks.from_mask(roi)
-        mask = None if area is None else blocks.to_mask(area, image.shape[:2])
-        if mask is not None and mask.all():
-            raise EmbedError("region of interest covers every block of the picture: nothing is left to mark")
+        cells = None
+        if roi is not None and roi_mode != OFF and roi.any():
+            cells = regions.from_mask(roi, regions.side_for(image.shape[:2]))
+            if roi_mode == STRICT and cells.all():
+                raise EmbedError("region of interest covers every block of the picture: nothing is left to mark")
+        mask = None if cells is None else regions.to_mask(cells, image.shape[:2])
+        attenuate = cells is not None and roi_mode == ATTENUATE
         salt = secrets.token_bytes(16)
         base, shift = _window(image, padding)
-        tuned = self._tune(image, signs, base, shift, mask, payload)
+        tuned = self._tune(image, signs, base, shift, mask, payload, attenuate)
+        why = "it is too flat or too busy"
+        if mask is not None and not attenuate:
+            why = f"the strict region of interest covers {mask.mean():.0%} of it: make it smaller, or attenuate"
         if not tuned.reads:
-            raise EmbedError("the mark cannot be read in this picture at any strength: it is too flat or too busy")
+            raise EmbedError(f"the mark cannot be read in this picture at any strength: {why}")
         gain = tuned.gain
         finished: list[Marked] = []
         for _ in range(LIFTS):
-            frozen = Frozen(gain, base, shift, legal, padding, mask)
-            marked = self._write(image, payload, signs, tuned, frozen, area, signer, salt)
+            frozen = Frozen(gain, base, shift, legal, padding, mask, attenuate)
+            marked = self._write(image, payload, signs, tuned, frozen, cells, signer, salt)
             if self._reads(marked.image, payload):
                 finished.append(marked)
                 if self._survives(marked.image, base, shift, payload, tuned):
@@ -296,7 +319,7 @@ class DualWatermarker:
             # W2 and the full size have cost what the stand-in promised; the loudest that reads comes closest
             marked = finished[-1] if finished else marked
         if not finished:
-            raise EmbedError("the mark cannot be read in the finished picture: it is too flat or too busy")
+            raise EmbedError(f"the mark cannot be read in the finished picture: {why}")
         if not np.array_equal(self.restore(marked.image), image):
             raise EmbedError("the finished picture does not restore to its cover: please report this picture")
         return marked
@@ -314,6 +337,7 @@ class DualWatermarker:
         shift: int,
         mask: NDArray[np.bool_] | None,
         payload: Payload,
+        attenuate: bool,
     ) -> tuning.Tuned:
         shown = _stand_in(image, base, shift)
         if mask is not None and mask.shape != shown.shape:
@@ -324,7 +348,8 @@ class DualWatermarker:
             decoded = decode(soft)
             return decoded is not None and decoded.payload == payload
 
-        return tuning.tune(shown, signs, self._release.network, self._release.extractor, readable, mask)
+        network, extractor = self._release.network, self._release.extractor
+        return tuning.tune(shown, signs, network, extractor, readable, mask, attenuate=attenuate)
 
     def _write(
         self,
@@ -333,7 +358,7 @@ class DualWatermarker:
         signs: NDArray[np.int8],
         tuned: tuning.Tuned,
         frozen: Frozen,
-        area: bytes | None,
+        cells: regions.Cells | None,
         signer: Signer | None,
         salt: bytes,
     ) -> Marked:
@@ -341,9 +366,11 @@ class DualWatermarker:
         first = coupled.picture.astype(image.dtype)
         cover, marked_hash = content_hash(image), content_hash(first)
         prefix = self.model[:MODEL_BYTES]
+        strict = None if frozen.attenuate else frozen.roi
+        area = None if cells is None or strict is None else regions.block_map(cells)
         settings = w2.settings_bytes(frozen.gain, frozen.shift, frozen.legal, frozen.padding, area, prefix)
         check = hashlib.sha3_256(cover).digest()[: w2.COVER_CHECK]
-        long = w2.Body(payload, frozen.base, tuned.codes, check, coupled.exceptions, salted(salt, cover), None)
+        long = w2.Body(payload, frozen.base, tuned.codes, check, coupled.exceptions, salted(salt, cover), None, cells)
 
         def statement(body: w2.Body) -> ImageMark:
             rest = w2.rest_hash(body, settings)
@@ -358,7 +385,7 @@ class DualWatermarker:
                 gain=frozen.gain,
                 shift=frozen.shift,
                 model=prefix,
-                roi=frozen.roi,
+                roi=strict,
                 short=short,
             )
 
@@ -369,7 +396,7 @@ class DualWatermarker:
         try:
             second, short = hide(replace(long, signature=signature), False), False
         except CapacityError as error:
-            if frozen.roi is not None:
+            if strict is not None:
                 raise
             brief = replace(long, cover_hash=None)
             try:
@@ -388,6 +415,8 @@ class DualWatermarker:
             frozen.gain,
             short,
             bool(tuned.passed.all()),
+            OFF if frozen.roi is None else ATTENUATE if frozen.attenuate else STRICT,
+            0.0 if frozen.roi is None else float(frozen.roi.mean()),
         )
 
     def _survives(self, image: Samples, base: int, shift: int, payload: Payload, tuned: tuning.Tuned) -> bool:
@@ -460,6 +489,8 @@ class DualWatermarker:
         marked_hash = content_hash(frame.image)
         if w2.mark_check(settings, raw, marked_hash) != check:
             return Integrity("broken", payload=body.payload, reason="samples were changed after marking")
+        if body.region is not None and header.roi not in (None, regions.block_map(body.region)):
+            return Integrity("broken", payload=body.payload, reason="region map and block map contradict each other")
         return frame, body, settings, marked_hash
 
     def restore(self, marked: Samples) -> Samples:
@@ -484,7 +515,10 @@ class DualWatermarker:
             )
         signs = np.concatenate([encode(body.payload), cr.pilot_signs()]).astype(np.int8)
         values = tuning.values_of(body.codes, signs)
-        frozen = Frozen(header.gain, body.base, header.shift, header.legal, header.padding, frame.roi)
+        roi = frame.roi if body.region is None else regions.to_mask(body.region, frame.image.shape[:2])
+        frozen = Frozen(
+            header.gain, body.base, header.shift, header.legal, header.padding, roi, attenuate=header.roi is None
+        )
         if body.exceptions.size and body.exceptions[-1] >= frame.image.shape[0] * frame.image.shape[1]:
             raise RestoreError("the cover cannot be restored: the integrity mark names pixels outside the picture")
         cover = coupling.inverse(frame.image, values, body.exceptions, self._release.network, frozen)

@@ -54,7 +54,7 @@ class QuickWatermarker:
     def __init__(self) -> None:
         self.marked = 0
 
-    def mark(self, image, payload, *, signer=None, value_range=None, padding=None) -> Marked:
+    def mark(self, image, payload, *, signer=None, value_range=None, padding=None, roi=None, roi_mode="off") -> Marked:
         self.marked += 1
         salt = secrets.token_bytes(16)
         out = image.copy()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -151,6 +152,11 @@ class Trainer:
         self.progress = Progress(db=settings.start_db)
         self.random = random.Random(settings.seed)
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.progress.step >= self.settings.steps
+
     def rate(self) -> float:
         """Learning rate: warm-up, then a cosine over the run."""
         done = min(1.0, self.progress.step / self.settings.steps)
@@ -244,8 +250,19 @@ class Trainer:
         self.random = random.Random(self.settings.seed + self.progress.step)
 
 
+class Steps(Protocol):
+    """What :func:`run` needs of a trainer; the figures of a step hold ``step``, its number."""
+
+    @property
+    def finished(self) -> bool: ...
+
+    def step(self) -> dict[str, float]: ...
+
+    def save(self, path: Path) -> None: ...
+
+
 def run(
-    trainer: Trainer,
+    trainer: Steps,
     folder: Path,
     minutes: float | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
@@ -258,9 +275,9 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / CHECKPOINT, folder / "log.csv"
     started = saved = time.monotonic()
-    while trainer.progress.step < trainer.settings.steps:
+    while not trainer.finished:
         figures = trainer.step()
-        if trainer.progress.step % every == 0:
+        if figures["step"] % every == 0:
             new = not log.exists()
             with log.open("a", newline="") as handle:
                 writer = csv.DictWriter(handle, fieldnames=list(figures))
