@@ -51,7 +51,7 @@ def train(args: argparse.Namespace) -> int:
             trainer.resume(checkpoint)
         except DAMAGED as error:
             raise WatermarkError(
-                f"{checkpoint}: cannot go on from this checkpoint ({error}); use another --out"
+                f"{checkpoint}: cannot go on from this checkpoint ({_reason(error)}); use another --out"
             ) from error
     loop.run(trainer, args.out, args.minutes, report)
     return 0
@@ -70,6 +70,13 @@ def release(args: argparse.Namespace) -> int:
     try:
         written = segmentation_export.write_release(args.checkpoint, args.out, args.name)
     except DAMAGED as error:
-        raise WatermarkError(f"{args.checkpoint}: not a checkpoint of medprov-watermark train-roi ({error})") from error
+        raise WatermarkError(
+            f"{args.checkpoint}: not a checkpoint of medprov-watermark train-roi ({_reason(error)})"
+        ) from error
     print(written)
     return 0
+
+
+def _reason(error: BaseException) -> str:
+    """What torch says, without the advice in the lines below."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

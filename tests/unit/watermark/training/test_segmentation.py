@@ -118,8 +118,8 @@ def test_a_checkpoint_of_other_kinds_is_refused(masked_pictures: Path, tmp_path:
 @pytest.mark.slow
 def test_training_learns(masked_pictures: Path) -> None:
     trainer = trainer_of(masked_pictures, Settings(steps=120, batch=6, rate=5e-3, widths=(8, 12, 16)))
-    losses = [trainer.step()["region"] for _ in range(120)]
-    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
+    for _ in range(120):
+        trainer.step()
     for picture in (p for _, every in trainer.pictures._groups for p in every if p.mask is not None):
         region, kinds = answer(trainer.average, torch.from_numpy(standardised(picture.grey)))
         assert dice(region > 0.5, torch.from_numpy(picture.mask)) > 0.6
