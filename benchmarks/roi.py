@@ -79,8 +79,8 @@ def vessels(size: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8), mask
 
 
-def _psnr(error: NDArray[np.float64]) -> float | None:
-    mean = float(error.mean()) if error.size else 0.0
+def _psnr(change: NDArray[np.float64]) -> float | None:
+    mean = float(change.mean()) if change.size else 0.0
     return round(10 * math.log10(255**2 / mean), 2) if mean else None
 
 
@@ -95,15 +95,15 @@ def mark(task: Task) -> dict[str, Any]:
             marked = wm.mark(task.image, payload, roi=task.mask, roi_mode=task.mode)
     except EmbedError as error:
         return {**row, "refused": str(error)}
-    error = np.square(task.image.astype(np.float64) - marked.image).reshape(*task.mask.shape, -1).mean(2)
+    change = np.square(task.image.astype(np.float64) - marked.image).reshape(*task.mask.shape, -1).mean(2)
     return {
         **row,
         "share": round(float(task.mask.mean()), 4),
         "cells": round(marked.roi_share, 4),
-        "psnr": _psnr(error),
-        "inside": _psnr(error[task.mask]),
-        "outside": _psnr(error[~task.mask]),
-        "changed inside": int((error[task.mask] > 0).sum()),
+        "psnr": _psnr(change),
+        "inside": _psnr(change[task.mask]),
+        "outside": _psnr(change[~task.mask]),
+        "changed inside": int((change[task.mask] > 0).sum()),
         "robust": marked.robust,
         "restored": bool(np.array_equal(wm.restore(marked.image), task.image)),
     }

@@ -69,9 +69,7 @@ class Held:
         """What must be kept of a marking's result."""
         image = np.ascontiguousarray(marked.image)
         hashes = (marked.marked_hash, marked.released_hash, marked.cover_hash, marked.salt)
-        return cls(
-            image, *hashes, marked.psnr, marked.gain, marked.short, marked.roi_mode, marked.roi_share
-        )
+        return cls(image, *hashes, marked.psnr, marked.gain, marked.short, marked.roi_mode, marked.roi_share)
 
 
 class HeldFolder:
@@ -94,7 +92,11 @@ class HeldFolder:
     def save(self, job: str, held: Held) -> None:
         """Store a picture durably; on return it is on the disk."""
         facts = {name: getattr(held, name).hex() for name in _HASHES}
-        rest = {"psnr": held.psnr if math.isfinite(held.psnr) else None, "gain": held.gain, "short": held.short}
+        rest: dict[str, object] = {
+            "psnr": held.psnr if math.isfinite(held.psnr) else None,
+            "gain": held.gain,
+            "short": held.short,
+        }
         rest |= {"roi_mode": held.roi_mode, "roi_share": held.roi_share}
         buffer = io.BytesIO()
         np.savez(buffer, image=held.image, facts=np.frombuffer(json.dumps(facts | rest).encode(), np.uint8))

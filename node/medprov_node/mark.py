@@ -232,16 +232,19 @@ def _prepare(desk: _Desk, source: Path, target: Path, taken: set[str]) -> _Prepa
     return _Prepared(source, target, cover, item, pixels.bits, region, spent)
 
 
-def _claim(
-    desk: _Desk, cover: bytes, about: Description, region: Chosen, taken: set[str]
-) -> tuple[Item, Held | None]:
+def _claim(desk: _Desk, cover: bytes, about: Description, region: Chosen, taken: set[str]) -> tuple[Item, Held | None]:
     """The outbox's row for a picture: the one an interrupted call left, otherwise a new one.
 
     The same picture may be marked any number of times; each time is a record of its own.
     """
-    identity = (desk.config.federation_id, desk.ledger.domain.separator, desk.watermarker.model, cover, about.digest)
+    identity: tuple[bytes, ...] = (
+        desk.config.federation_id,
+        desk.ledger.domain.separator,
+        desk.watermarker.model,
+        cover,
+    )
     # a picture that waits with another region is another job: it must not leave in place of this one
-    identity += (region.digest,)
+    identity += (about.digest, region.digest)
     name = hashlib.sha3_256(b"".join(identity)).hexdigest()
     for generation in count(1):
         job = f"{name}-{generation}"

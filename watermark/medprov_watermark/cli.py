@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     train.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     train.add_argument("--threads", type=int, help="threads on the CPU")
     train.add_argument("--all", action="store_true", help="train on the validation split too")
-    roi = commands.add_parser("train-roi", help="train, or go on training, the network that finds the region of interest")
+    roi = commands.add_parser(
+        "train-roi", help="train, or go on training, the network that finds the region of interest"
+    )
     roi.add_argument("--images", type=Path, required=True, help="folder of folders NAME of pictures and NAME_masks")
     roi.add_argument("--out", type=Path, required=True, help="folder of the checkpoint and the log")
     roi.add_argument("--steps", type=int, default=2600, help="steps of the whole run (default: %(default)s)")

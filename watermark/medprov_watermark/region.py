@@ -114,7 +114,8 @@ def _walk(cells: Cells, code: Callable[[int, int, int], int]) -> None:
                 | above[column] << 3
                 | above[column + 1] << 4
             )
-            bit = code(*counts[context], here[column])
+            zeros, ones = counts[context]
+            bit = code(zeros, ones, here[column])
             here[column] = bit
             counts[context][bit] += 2
         cells[row - 1] = here[2:-2]

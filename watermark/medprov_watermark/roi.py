@@ -8,6 +8,7 @@ out. Neither is a diagnosis; a mask that a doctor or a better program made (:fun
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 from medprov_watermark.coupling import luminance
 from medprov_watermark.errors import WeightsError
@@ -40,12 +41,14 @@ _LEAST = 0.0005
 """Share of the picture below which the network has found nothing."""
 _TRIM = 0.001
 
-_RULE_SIDE = 256
+_RULE_SIDE = 128
 """The rule looks at the picture at this longer side."""
 _SMOOTH = 1 / 64
 """Spread of the Gaussian, in longer sides."""
 _DARK = 0.06
-"""Share of the contrast above the darkest grey that counts as background."""
+"""Share of the contrast above the darkest grey that counts as background where it reaches the border."""
+_CENTRE = 0.3
+"""Spread of the weight of the centre, in sides."""
 _MOST = 0.25
 """Largest share of the picture that the rule takes."""
 
@@ -83,11 +86,12 @@ def dice(found: NDArray[np.bool_], meant: NDArray[np.bool_]) -> float:
 
 
 def by_rule(image: Samples) -> NDArray[np.bool_]:
-    """What stands out by its brightness.
+    """What stands out by its brightness, the centre before the border.
 
-    Saliency is the distance of the smoothed grey value from the mean of all that is not background (after Achanta et
-    al., Frequency-tuned salient region detection, CVPR 2009); the threshold is Otsu's (IEEE SMC 9(1), 1979), raised
-    where more than a quarter of the picture would be taken. Specks are opened away.
+    Saliency is the distance of the smoothed grey value from the mean of all that is not background or its edge (after
+    Achanta et al., Frequency-tuned salient region detection, CVPR 2009), weighed by a Gaussian about the centre (Judd
+    et al., ICCV 2009); the threshold is Otsu's (IEEE SMC 9(1), 1979), raised where more than a quarter of the picture
+    would be taken. Background is what is dark and joined to the border. Specks are opened away.
 
     Parameters
     ----------
@@ -105,12 +109,15 @@ def by_rule(image: Samples) -> NDArray[np.bool_]:
     small = Image.fromarray(shown).resize(size, Image.Resampling.BOX)
     grey = np.asarray(small.filter(ImageFilter.GaussianBlur(max(size) * _SMOOTH)), np.float64)
     low, high = float(grey.min()), float(grey.max())
-    inside = grey > low + _DARK * (high - low)
+    nothing = np.zeros((height, width), np.bool_)
     if high - low < 1:
-        return np.zeros((height, width), np.bool_)
+        return nothing
+    inside = _without_edge(~_background(grey <= low + _DARK * (high - low)), 2 * math.ceil(max(size) * _SMOOTH))
+    if not inside.any() or np.ptp(grey[inside]) == 0:
+        return nothing
     saliency = np.where(inside, np.abs(grey - grey[inside].mean()), 0)
-    if np.ptp(saliency[inside]) == 0:
-        return np.zeros((height, width), np.bool_)
+    y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in grey.shape)
+    saliency *= np.exp(-(y[:, None] ** 2 + x**2) / (2 * _CENTRE**2))
     least = max(_otsu(saliency[inside]), float(np.quantile(saliency, 1 - _MOST)))
     taken = Image.fromarray(saliency > least).convert("L")
     opened = taken.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.MaxFilter(3))
@@ -188,6 +195,22 @@ def _shown(image: Samples) -> NDArray[np.uint8]:
         return grey.astype(np.uint8)
     low, high = np.quantile(grey, [_TRIM, 1 - _TRIM])
     return np.asarray((np.clip(grey, low, high) - low) * (255 / max(1.0, high - low)), np.uint8)
+
+
+def _background(dark: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The dark places that are joined to the border."""
+    framed = Image.fromarray(np.pad(dark, 1, constant_values=True)).convert("L")
+    ImageDraw.floodfill(framed, (0, 0), 128)
+    return np.asarray(np.asarray(framed)[1:-1, 1:-1] == 128)
+
+
+def _without_edge(inside: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """An area without its edge, where smoothing has mixed it with the background; unchanged if nothing is left."""
+    shrunk = Image.fromarray(inside).convert("L")
+    for _ in range(width):
+        shrunk = shrunk.filter(ImageFilter.MinFilter(3))
+    core = np.asarray(shrunk) > 0
+    return core if core.any() else inside
 
 
 def _otsu(values: NDArray[np.float64]) -> float:

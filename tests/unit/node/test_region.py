@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import medprov_ledger.chain
-from medprov_node import cli, mark, region
+from medprov_node import cli, mark
 from medprov_node.errors import RegionError
 from medprov_node.held import HeldFolder
 from medprov_node.mark import Order, mark_files
@@ -211,7 +211,7 @@ def test_the_command_names_refused_pictures_and_marks_the_others(run, two, mask,
 
 
 def test_the_command_fails_where_all_are_refused(run, two, mask) -> None:
-    code, out, err = run(*two[1], "--roi", "strict", "--roi-mask", mask)
+    code, _, err = run(*two[1], "--roi", "strict", "--roi-mask", mask)
     assert code == 1
     assert err.count("\n") == 1
     assert not two[1][1].exists()
@@ -227,7 +227,3 @@ def test_a_missing_mask_is_named(run, picture, tmp_path) -> None:
     code, _, err = run(picture, picture.with_name("out.png"), "--roi", "strict", "--roi-mask", tmp_path / "none.dcm")
     assert code == 1
     assert f"{tmp_path / 'none.dcm'}: it cannot be read" in err
-
-
-def test_the_module_s_order_is_off() -> None:
-    assert region.Order().mode == "off"

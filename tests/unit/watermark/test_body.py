@@ -18,7 +18,6 @@ from medprov_watermark.payload import Payload
 from medprov_watermark.region import SIDES, pack
 
 
-
 def scattered(side: int, seed: int = 0) -> NDArray[np.bool_]:
     """A region map of some cells."""
     cells = np.random.default_rng(seed).random((side, side)) < 0.1

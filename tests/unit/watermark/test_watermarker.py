@@ -521,7 +521,9 @@ def test_a_region_that_leaves_too_little_room_is_refused(wm: DualWatermarker, pa
         wm.mark(cover, payload, roi=roi)
 
 
-def test_a_mark_whose_region_was_written_as_blocks_alone_restores(wm: DualWatermarker, payload: Payload, phantom) -> None:  # type: ignore[no-untyped-def]
+def test_a_mark_whose_region_was_written_as_blocks_alone_restores(
+    wm: DualWatermarker, payload: Payload, phantom
+) -> None:  # type: ignore[no-untyped-def]
     """The form of release 0.1.0: W1 spares the blocks of the header's map, the body has no map."""
     cover = phantom(128, 160)
     mask = np.zeros(cover.shape, np.bool_)

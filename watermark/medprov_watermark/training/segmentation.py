@@ -13,6 +13,7 @@ import os
 import random
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -54,9 +55,9 @@ class Network(nn.Module):
     def __init__(self, widths: tuple[int, ...], kinds: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(1, widths[0], 4, stride=2, padding=1)
-        self.down = nn.ModuleList(_block(a, b) for a, b in zip((widths[0], *widths), widths, strict=False))
+        self.down = nn.ModuleList(_block(a, b) for a, b in pairwise((widths[0], *widths)))
         self.context = nn.Linear(widths[-1], widths[-1])
-        self.join = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.join = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
         self.up = nn.ModuleList(_block(width, width) for width in widths[:-1])
         self.region = nn.Conv2d(widths[0], 4, 1)
         self.kind = nn.Linear(2 * widths[-1], kinds)
@@ -151,7 +152,7 @@ class Trainer:
         logits, guesses = logits.float(), guesses.float()
         region, kind = _loss(logits, masks, known), F.cross_entropy(guesses, kinds)
         self.optimiser.zero_grad()
-        (region + 0.2 * kind).backward()
+        (region + 0.2 * kind).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self._follow()

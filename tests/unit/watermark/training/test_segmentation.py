@@ -124,7 +124,3 @@ def test_training_learns(masked_pictures: Path) -> None:
         region, kinds = answer(trainer.average, torch.from_numpy(standardised(picture.grey)))
         assert dice(region > 0.5, torch.from_numpy(picture.mask)) > 0.6
         assert kinds.shape == (3,)
-
-
-
-

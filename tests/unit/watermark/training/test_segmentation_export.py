@@ -40,5 +40,7 @@ def test_the_released_network_answers_as_the_averaged_one(checkpoint: Path, tmp_
 
 
 def test_the_bytes_depend_on_the_parameters_alone(checkpoint: Path) -> None:
-    first, again = (segmentation_export.onnx_bytes(*segmentation_export.network_of_checkpoint(checkpoint)) for _ in "ab")
+    first, again = (
+        segmentation_export.onnx_bytes(*segmentation_export.network_of_checkpoint(checkpoint)) for _ in "ab"
+    )
     assert first == again
