@@ -1,4 +1,4 @@
-"""Cover or marked? The adversary of training's last phase (I. Goodfellow et al., "Generative Adversarial Nets", 2014)."""
+"""The adversary of the last phase of training (I. Goodfellow et al., "Generative Adversarial Nets")."""
 
 from __future__ import annotations
 
