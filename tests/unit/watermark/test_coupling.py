@@ -66,7 +66,7 @@ def setups(draw: st.DrawFn) -> Setup:
     gain = draw(st.sampled_from([1, GAIN_ONE // 4, GAIN_ONE, 3 * GAIN_ONE, 65535]))
     base, shift = draw(st.sampled_from([0, 0, top // 7])), draw(st.integers(0, 8 if deep else 0))
     values = random.choice(LEVELS, cr.WRITTEN) * random.choice([-1, 1], cr.WRITTEN)
-    frozen = Frozen(gain, base, shift, (low, high), padding, roi, draw(st.booleans()))
+    frozen = Frozen(gain, base, shift, (low, high), padding, roi, attenuate=draw(st.booleans()))
     return Setup(cover.astype(np.uint16 if deep else np.uint8), values, frozen)
 
 

@@ -24,7 +24,7 @@ from medprov_watermark.errors import AlreadyMarkedError, CapacityError, EmbedErr
 from medprov_watermark.extractor import working_picture
 from medprov_watermark.geometry import ALL, Geometry
 from medprov_watermark.hashing import content_hash
-from medprov_watermark.payload import Payload, commitment, encode
+from medprov_watermark.payload import Payload, commitment
 from medprov_watermark.watermarker import DualWatermarker, Marked, Samples, psnr, salted
 from medprov_watermark.weights import Release
 
@@ -153,8 +153,8 @@ def test_strict_means_that_not_one_pixel_differs(wm: DualWatermarker, payload: P
     gain = data.draw(st.sampled_from([300, 2000, 20000]))
     codes = np.random.default_rng(0).integers(0, 8, cr.WRITTEN).astype(np.uint8)
     tuned = tuning.Tuned(codes, gain, np.zeros(1, np.bool_))
-    frozen = coupling.Frozen(gain, 0, 0, (0, 255), None, region.to_mask(cells, shape), attenuate)
-    signs = np.concatenate([encode(payload), cr.pilot_signs()]).astype(np.int8)
+    frozen = coupling.Frozen(gain, 0, 0, (0, 255), None, region.to_mask(cells, shape), attenuate=attenuate)
+    signs = wm._signs(payload)
     try:
         marked = wm._write(cover, payload, signs, tuned, frozen, cells, None, bytes(16))
     except CapacityError as error:
@@ -530,7 +530,7 @@ def test_a_mark_whose_region_was_written_as_blocks_alone_restores(
     mask[40:60, 50:90] = True
     whole = region.to_mask(region.from_mask(mask, 16), cover.shape)
     codes = np.full(cr.WRITTEN, 4, np.uint8)
-    signs = np.concatenate([encode(payload), cr.pilot_signs()]).astype(np.int8)
+    signs = wm._signs(payload)
     frozen = coupling.Frozen(1500, 0, 0, (0, 255), None, whole)
     coupled = coupling.forward(cover, tuning.values_of(codes, signs), wm._release.network, frozen)
     first = coupled.picture.astype(np.uint8)

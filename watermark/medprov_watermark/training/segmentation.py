@@ -126,6 +126,7 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.rate, weight_decay=1e-4)
         self.progress = Progress()
         self.random = random.Random(settings.seed)
+        self.accuracy_after: dict[str, float] = {}  # there are no attacks here
 
     @property
     def finished(self) -> bool:
