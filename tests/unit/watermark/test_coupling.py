@@ -11,11 +11,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from medprov_watermark import carriers as cr
-from medprov_watermark.coupling import GAIN_ONE, Frozen, checkerboard, forward, inverse, luminance
+from medprov_watermark.coupling import GAIN_ONE, Frozen, forward, inverse, luminance
 from medprov_watermark.coupling_network import CouplingNetwork
 from medprov_watermark.tuning import LEVELS
 
 KINDS = ["phantom", "noise", "black", "top", "extremes", "stripes", "ramp"]
+
+
+def checkerboard(height: int, width: int) -> NDArray[np.bool_]:
+    """True on the half that moves first: row + column even."""
+    return np.asarray(np.add.outer(np.arange(height), np.arange(width)) % 2 == 0)
 
 
 @dataclass(frozen=True)
