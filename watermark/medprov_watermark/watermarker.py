@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,41 @@ from medprov_watermark import body as w2
 from medprov_watermark import carriers as cr
 from medprov_watermark import region as regions
 from medprov_watermark.coupling import Frozen
-from medprov_watermark.detection import FALSE_ALARM, NOTHING, Detection, upright
+from medprov_watermark.detection import FALSE_ALARM, Detection, upright
 from medprov_watermark.errors import AlreadyMarkedError, CapacityError, EmbedError, RestoreError
-from medprov_watermark.extractor import Reader, grey_picture
-from medprov_watermark.geometry import Geometry
+from medprov_watermark.extractor import F32, Reader, grey_picture, shrunk, working_picture
 from medprov_watermark.hashing import content_hash
 from medprov_watermark.image_mark import ImageMark, Signer
 from medprov_watermark.integrity import Frame
 from medprov_watermark.integrity.header import MODEL_BYTES
 from medprov_watermark.payload import Decoded, Payload, commitment, decode, encode
+from medprov_watermark.results import (
+    ATTENUATE as ATTENUATE,
+)
+from medprov_watermark.results import (
+    OFF as OFF,
+)
+from medprov_watermark.results import (
+    STRICT as STRICT,
+)
+from medprov_watermark.results import (
+    Extraction as Extraction,
+)
+from medprov_watermark.results import (
+    Integrity as Integrity,
+)
+from medprov_watermark.results import (
+    Marked as Marked,
+)
+from medprov_watermark.results import (
+    Samples as Samples,
+)
+from medprov_watermark.results import (
+    psnr as psnr,
+)
+from medprov_watermark.results import (
+    salted as salted,
+)
 from medprov_watermark.weights import Release, load_release
 
 FORMAT = 1
@@ -37,127 +64,22 @@ MAX_SHIFT = 8
 _LAST_DRAW = 1000
 LIFTS = 5
 """Tries with more gain when the finished picture falls short of what its stand-in promised."""
-STRICT, ATTENUATE, OFF = "strict", "attenuate", "off"
-"""What happens in a region of interest: no sample changes; W1 is halved; nothing special."""
 _WINDOW = (0.005, 0.995)
 
-Samples = NDArray[np.unsignedinteger]
+_Opened = tuple[Frame, w2.Body, bytes, bytes]
+"""Frame, body, settings and content hash of I1."""
 
 
-@dataclass(frozen=True)
-class Marked:
-    """A marked picture and what its record says about it.
-
-    Parameters
-    ----------
-    image : array, shape and dtype of the cover
-        I2: cover + W1 + W2.
-    marked_hash, released_hash : bytes
-        Content hashes of I1 and I2, 32 bytes each.
-    cover_hash : bytes
-        Salted content hash of the cover, 32 bytes.
-    salt : bytes
-        16 bytes.
-    image_mark : ImageMark
-    signature : bytes or None
-        65 bytes; None without a signer or in the short form.
-    psnr : float
-        Of I2 against the cover, dB, peak = largest legal sample.
-    gain : int
-    short : bool
-        The short form of W2: no cover hash, no signature.
-    robust : bool
-        Whether W1 passed the whole battery of attacks (:mod:`medprov_watermark.battery`); small and hard pictures
-        may be marked without.
-    roi_mode : str
-        ``"strict"``, ``"attenuate"`` or ``"off"``.
-    roi_share : float
-        Share of the picture's pixels in the cells of the region, 0..1.
-    """
-
-    image: Samples
-    marked_hash: bytes
-    released_hash: bytes
-    cover_hash: bytes
-    salt: bytes
-    image_mark: ImageMark
-    signature: bytes | None
-    psnr: float
-    gain: int
-    short: bool
-    robust: bool
-    roi_mode: str = OFF
-    roi_share: float = 0.0
-
-
-@dataclass(frozen=True)
-class Integrity:
-    """What W2 says.
-
-    Parameters
-    ----------
-    state : str
-        ``"intact"``: not one sample has changed since marking. ``"broken"``: there is a W2, but it does not fit the
-        picture. ``"absent"``: there is none.
-    image_mark : ImageMark or None
-        The signed statement; None in the short form and where the model is not the one loaded.
-    signature : bytes or None
-    payload : Payload or None
-    reason : str
-        Why it is not intact.
-    """
-
-    state: str
-    image_mark: ImageMark | None = None
-    signature: bytes | None = None
-    payload: Payload | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """What a picture says about itself.
-
-    Parameters
-    ----------
-    payload : Payload or None
-        Read from W1; None where the pilots find no mark or the codeword is beyond repair.
-    soft_bits : float32 array (CODE,)
-        Answers of the code carriers, in standard deviations of an unmarked carrier.
-    presence : float
-        Pilot score in standard deviations.
-    present : bool
-        Whether a mark is there: the pilots alone, or pilots and codeword together, are too good to be chance.
-    false_alarm : float
-        How many places, angles and sizes would be expected to give such pilots on an unmarked picture.
-    geometry : Geometry
-    corrected : int
-        Codeword bits that were wrong.
-    integrity : Integrity
-    """
-
-    payload: Payload | None
-    soft_bits: NDArray[np.float32]
-    presence: float
-    present: bool
-    false_alarm: float
-    geometry: Geometry
-    corrected: int
-    integrity: Integrity
-
-
-def _convincing(seen: Detection, read: Decoded) -> bool:
-    """Whether a payload may be believed.
+def _read(seen: Detection) -> Decoded | None:
+    """The payload, if it may be believed.
 
     The pilots' and the codeword's chance are independent on an unmarked picture, so their product lies below p with a
     probability of ``p (1 - log p)``, less than FALSE_ALARM for the bound taken here.
     """
-    return seen.present or seen.false_alarm * read.chance <= FALSE_ALARM / 25
-
-
-def salted(salt: bytes, cover: bytes) -> bytes:
-    """The cover hash that a record shows: SHA3-256 of salt and content hash."""
-    return hashlib.sha3_256(salt + cover).digest()
+    decoded = decode(seen.soft_bits) if seen.false_alarm < 1 else None
+    if decoded is None or not (seen.present or seen.false_alarm * decoded.chance <= FALSE_ALARM / 25):
+        return None
+    return decoded
 
 
 def _check_kind(image: Samples) -> None:
@@ -195,12 +117,6 @@ def _stand_in(image: Samples, base: int, shift: int) -> NDArray[np.uint8]:
         return shown
     size = (max(1, shown.shape[1] * STAND_IN // longest), max(1, shown.shape[0] * STAND_IN // longest))
     return np.asarray(Image.fromarray(shown).resize(size, Image.Resampling.BOX), np.uint8)
-
-
-def psnr(a: Samples, b: Samples, peak: int) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal pictures."""
-    error = float(np.mean(np.square(a.astype(np.float64) - b)))
-    return math.inf if error == 0 else 10 * math.log10(peak * peak / error)
 
 
 class DualWatermarker:
@@ -332,21 +248,21 @@ class DualWatermarker:
         if not tuned.reads:
             raise EmbedError(f"the mark cannot be read in this picture at any strength: {why}")
         gain = tuned.gain
-        finished: list[Marked] = []
+        finished: list[tuple[Marked, _Opened]] = []
         for _ in range(LIFTS):
             frozen = Frozen(gain, base, shift, legal, padding, mask, self._reader.carriers, attenuate)
             marked = self._write(image, payload, signs, tuned, frozen, cells, signer, salt)
-            if self._reads(marked.image, payload):
-                finished.append(marked)
+            opened = self._open(marked.image)
+            if not isinstance(opened, Integrity) and self._reads(marked.image, payload):
+                finished.append((marked, opened))
                 if self._survives(marked.image, base, shift, signs, tuned.passed):
                     break
             gain = min(tuning.LARGEST_GAIN, int(gain * 1.08) + 1)
-        else:
-            # W2 and the full size have cost what the stand-in promised; the loudest that reads comes closest
-            marked = finished[-1] if finished else marked
         if not finished:
             raise EmbedError(f"the mark cannot be read in the finished picture: {why}")
-        if not np.array_equal(self.restore(marked.image), image):
+        # Where none keeps what the stand-in promised, the loudest comes closest.
+        marked, opened = finished[-1]
+        if not np.array_equal(self._cover(opened, image.dtype), image):
             raise EmbedError("the finished picture does not restore to its cover: please report this picture")
         return marked
 
@@ -450,37 +366,47 @@ class DualWatermarker:
         return bool((tuning.survived(answers, signs, spare=0.0) | ~passed).all())
 
     def _reads(self, image: Samples, payload: Payload) -> bool:
-        found = self.extract(image, search=False)
-        return found.payload == payload and found.integrity.state == "intact"
+        (standing,) = upright(working_picture(image)[None], self._reader)
+        decoded = _read(standing)
+        return decoded is not None and decoded.payload == payload
 
     def extract(self, image: Samples, search: bool = True) -> Extraction:
-        """Read both marks of a picture.
+        """Read both marks of a picture; see :meth:`extract_many`."""
+        return self.extract_many([image], search)[0]
+
+    def extract_many(self, images: Sequence[Samples], search: bool = True) -> list[Extraction]:
+        """Read both marks of pictures, which go through the extractor together.
 
         Parameters
         ----------
-        image : uint8 or uint16 array (H, W) or (H, W, 3)
-            Any content. W2 is read as the picture stands.
+        images : sequence of uint8 or uint16 arrays (H, W) or (H, W, 3)
+            Any content and sizes. W2 is read as a picture stands.
         search : bool
             Whether to look for W1 at any angle and in windows too, where none of the eight orientations has it.
 
         Raises
         ------
         WatermarkError
-            The array is no picture of this kind.
+            An array is no picture of this kind.
         """
-        _check_kind(image)
-        grey = grey_picture(image)
-        best, decoded = NOTHING, None
-        for stage in (upright, synchronisation.rotated, synchronisation.windows):
-            for seen in stage(grey, self._reader):
-                read = decode(seen.soft_bits) if seen.false_alarm < 1 else None
-                if read is not None and _convincing(seen, read):
-                    best, decoded = seen, read
+        for image in images:
+            _check_kind(image)
+        greys = [grey_picture(image) for image in images]
+        standing = upright(np.stack([shrunk(grey) for grey in greys]), self._reader) if greys else []
+        return [self._extraction(*one, search) for one in zip(images, greys, standing, strict=True)]
+
+    def _extraction(self, image: Samples, grey: F32, standing: Detection, search: bool) -> Extraction:
+        best, decoded = standing, _read(standing)
+        if decoded is None and not standing.present and search:
+            for stage in (synchronisation.rotated, synchronisation.windows):
+                for seen in stage(grey, self._reader):
+                    decoded = _read(seen)
+                    if decoded is not None or seen.false_alarm < best.false_alarm:
+                        best = seen
+                    if decoded is not None:
+                        break
+                if decoded is not None or best.present:
                     break
-                if seen.false_alarm < best.false_alarm:
-                    best = seen
-            if decoded is not None or best.present or not search:
-                break
         return Extraction(
             decoded.payload if decoded else None,
             best.soft_bits,
@@ -504,7 +430,7 @@ class DualWatermarker:
             mark = ImageMark(FORMAT, self.model, commitment(body.payload), marked_hash, body.cover_hash, rest)
         return Integrity("intact", mark, body.signature, body.payload)
 
-    def _open(self, image: Samples) -> Integrity | tuple[Frame, w2.Body, bytes, bytes]:
+    def _open(self, image: Samples) -> Integrity | _Opened:
         frame = integrity.extract(image)
         if frame is None:
             return Integrity("absent", reason="no integrity mark")
@@ -534,6 +460,9 @@ class DualWatermarker:
         opened = self._open(marked)
         if isinstance(opened, Integrity):
             raise RestoreError(f"the cover cannot be restored: {opened.reason}; only the untouched picture restores")
+        return self._cover(opened, marked.dtype)
+
+    def _cover(self, opened: _Opened, dtype: np.dtype[np.unsignedinteger]) -> Samples:
         frame, body, _, _ = opened
         header = frame.header
         if header.shift > MAX_SHIFT:
@@ -559,9 +488,9 @@ class DualWatermarker:
         if body.exceptions.size and body.exceptions[-1] >= frame.image.shape[0] * frame.image.shape[1]:
             raise RestoreError("the cover cannot be restored: the integrity mark names pixels outside the picture")
         cover = coupling.inverse(frame.image, values, body.exceptions, self._release.network, frozen)
-        if cover.min() < 0 or cover.max() > np.iinfo(marked.dtype).max:
+        if cover.min() < 0 or cover.max() > np.iinfo(dtype).max:
             raise RestoreError("the cover cannot be restored: samples leave their range; the mark is forged or damaged")
-        back = cover.astype(marked.dtype)
+        back = cover.astype(dtype)
         if hashlib.sha3_256(content_hash(back)).digest()[: w2.COVER_CHECK] != body.cover_check:
             raise RestoreError("the cover cannot be restored: its check differs; the mark is forged or damaged")
         return back

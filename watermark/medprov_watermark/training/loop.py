@@ -32,7 +32,7 @@ _ADVANCE = 0.93
 """Running bit accuracy above which the curriculum gets harder."""
 _MOST_ATTACKED = 0.9
 """Share of steps with attacks at the end of the curriculum."""
-_SEARCHED = 0.25
+_SEARCHED = 0.15
 """Share of groups that the extractor sees as the search for angle and place does."""
 _ADVERSARY_RATE = 2e-4
 _GROUP = 8
