@@ -80,10 +80,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="two pictures, under a minute")
     args = parser.parse_args()
-    if args.images:
-        found = list(images.samples(args.images, [256], args.split, args.per_modality, args.offset))
-    else:
-        found = [images.Sample("scikit-image", n, 256, images.square(i, 256)) for n, i in images.built_in()]
+    found = images.collect(args.images, [256], args.split, args.per_modality, args.offset)
     with ProcessPoolExecutor(args.workers) as pool:
         rows = list(pool.map(measure, found[:2] if args.quick else found))
     both = [r for r in rows if r["tuned"] is not None and r["uniform"] is not None]

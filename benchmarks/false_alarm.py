@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import images
-from benchmarks.restore import phantom
+from benchmarks.phantoms import phantom
 from medprov_watermark import carriers as cr
 from medprov_watermark import detection
 from medprov_watermark.extractor import working_picture

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import images
+from benchmarks.phantoms import phantom
 from medprov_watermark import media
 from medprov_watermark.errors import WatermarkError
 from medprov_watermark.hashing import perceptual_hash
@@ -50,22 +51,6 @@ for path in sorted(Path(sys.argv[2]).glob("*.npz")):
         continue
     print(path.stem, "same" if same else "DIFFERS")
 """
-
-
-def phantom(height: int, width: int, bits: int, colour: bool, seed: int) -> NDArray[np.unsignedinteger]:
-    """Smooth blobs and noise over the whole range of the depth."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width] / max(height, width)
-    shape = (height, width, 3) if colour else (height, width)
-    field = np.zeros(shape)
-    for _ in range(12):
-        cy, cx, s = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.03, 0.3)
-        blob = np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * s * s))
-        field += (blob[..., None] if colour else blob) * rng.uniform(-0.5, 1, shape[2:] if colour else ())
-    field = (field - field.min()) / (np.ptp(field) + 1e-9)
-    top = 2**bits - 1
-    noisy = np.clip(field * top + rng.normal(0, top / 120, shape), 0, top)
-    return np.asarray(np.rint(noisy), np.uint8 if bits == 8 else np.uint16)
 
 
 def mark(case: Case, target: Path) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.restore import phantom
+from benchmarks.phantoms import phantom
 from medprov_ledger import development
 from medprov_node.mark import mark_files
 from medprov_sdk.verifier import Verifier
