@@ -18,17 +18,19 @@ def phantom(height: int, width: int, bits: int, colour: bool, seed: int) -> Samp
         uint8 for 8 bits.
     """
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width] / max(height, width)
+    y, x = (np.arange(n, dtype=np.float32) / max(height, width) for n in (height, width))
     shape = (height, width, 3) if colour else (height, width)
-    field = np.zeros(shape)
+    field = np.zeros(shape, np.float32)
     for _ in range(12):
         cy, cx, s = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.03, 0.3)
-        blob = np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * s * s))
-        field += (blob[..., None] if colour else blob) * rng.uniform(-0.5, 1, shape[2:] if colour else ())
-    field = (field - field.min()) / (np.ptp(field) + 1e-9)
-    top = 2**bits - 1
-    noisy = np.clip(field * top + rng.normal(0, top / 120, shape), 0, top)
-    return np.asarray(np.rint(noisy), np.uint8 if bits == 8 else np.uint16)
+        blob = np.outer(np.exp(-((y - cy) ** 2) / (2 * s * s)), np.exp(-((x - cx) ** 2) / (2 * s * s)))
+        height_of = rng.uniform(-0.5, 1, shape[2:]).astype(np.float32)
+        field += (blob[..., None] if colour else blob) * height_of
+    field -= field.min()
+    top = np.float32(2**bits - 1)
+    field *= top / max(field.max(), np.float32(1e-9))
+    field += rng.standard_normal(shape, np.float32) * (top / 120)
+    return np.asarray(np.rint(np.clip(field, 0, top)), np.uint8 if bits == 8 else np.uint16)
 
 
 def mammogram(height: int, width: int, bits: int, seed: int) -> Samples:
@@ -42,8 +44,9 @@ def mammogram(height: int, width: int, bits: int, seed: int) -> Samples:
     rng = np.random.default_rng(seed)
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     x = np.linspace(0, 1, width, dtype=np.float32)[None]
+    reach, half, middle = rng.uniform(0.55, 0.85), rng.uniform(0.7, 0.95), rng.uniform(-0.1, 0.1)
     # 0 at the skin, 1 deep inside
-    depth = np.clip((1 - np.sqrt((x / 0.72) ** 2 + (y / 0.9) ** 2)) * 6, 0, 1)
+    depth = np.clip((1 - np.sqrt(np.square(x / reach) + np.square((y - middle) / half))) * 6, 0, 1)
     tissue = np.zeros((height, width), np.float32)
     cells = 4
     while cells <= min(height, width) // 2:

@@ -275,7 +275,8 @@ def _say(rows: dict[str, Row]) -> None:
         if "refused" in row:
             print(f"{head} REFUSED {row['refused']}", flush=True)
             continue
-        missed = [attack for attack, good in row.get("listed", row["exact"]).items() if not good]
+        outcome: dict[str, bool] = row["listed" if "listed" in row else "exact"]
+        missed = [attack for attack, good in outcome.items() if not good]
         shown = f"{len(missed)} missed" if len(missed) > 12 else f"missed {', '.join(missed) or 'none'}"
         print(f"{head} {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}, {shown}", flush=True)
 
@@ -323,7 +324,7 @@ def main() -> int:
         return 2
     found = images.collect(args.images, sizes, args.split, 1 if args.quick else args.per_modality, args.offset)
     if args.quick:
-        found = found[:3]
+        found = found[: 2 if rivals else 3]
     records = None
     if args.list_records is not None:
         records = listing.directory([payload_for(sample) for sample in found], args.list_records)

@@ -11,7 +11,18 @@ from benchmarks.peers.blind_watermark import BlindWatermark
 from benchmarks.peers.method import Bits, Method, MissingPeerError, Picture, RefusedError, Reversible
 from benchmarks.peers.pee import Pee
 
-__all__ = ["NAMES", "Bits", "Method", "MissingPeerError", "Picture", "RefusedError", "Reversible", "check", "load"]
+__all__ = [
+    "NAMES",
+    "Bits",
+    "Method",
+    "MissingPeerError",
+    "Picture",
+    "RefusedError",
+    "Reversible",
+    "check",
+    "find",
+    "load",
+]
 
 _PEERS: dict[str, Callable[[int], tuple[Method, ...]]] = {
     "blind_watermark": lambda key: (BlindWatermark(key),),
@@ -55,3 +66,18 @@ def load(names: Sequence[str], key: int = 1) -> tuple[Method, ...]:
         For those that have one.
     """
     return tuple(method for name in names for method in _PEERS[name](key))
+
+
+def find(method: str) -> Method:
+    """One method by its own name, its package imported.
+
+    Raises
+    ------
+    MissingPeerError
+    """
+    for name in NAMES:
+        for candidate in load([name]):
+            if candidate.name == method:
+                check([name])
+                return candidate
+    raise MissingPeerError(f"method {method}: unknown")

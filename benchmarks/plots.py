@@ -1,0 +1,196 @@
+"""Pictures of the results: strength curves, PSNR by modality, and a sheet of covers and marked pictures.
+
+    python -m benchmarks.plots [--json build/bench/robustness.json] [--images DIR] [--out docs/plots] [--quick]
+
+``curves.png`` needs a run of ``benchmarks.robustness`` with ``--curves``, ``psnr.png`` any run; without the file both
+are left out. ``sheet.png`` marks one picture of each modality of ``--images``, or what ships with scikit-image and
+phantoms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import images, ours
+from benchmarks.attacks import CURVES, point
+from benchmarks.phantoms import mammogram, phantom
+from benchmarks.robustness import payload_for
+from medprov_watermark.errors import WatermarkError
+from medprov_watermark.watermarker import DualWatermarker, psnr
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
+
+GAIN = 16
+"""How much the difference of cover and marked picture is amplified."""
+COLOURS = ("#c1272d", "#1f6f8b", "#3a7d44", "#8a5a9e", "#c98a1b", "#5b6770", "#7a4a2b")
+MARKERS = "osv^DPX"
+Tiles = list[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]
+"""Title, cover, marked."""
+
+
+def curves(report: dict[str, Any], target: Path) -> bool:
+    """Exact share against strength, a panel per attack; False, and nothing drawn, when the run has no curves."""
+    lines = _lines(report)
+    if not lines:
+        return False
+    figure, axes = plt.subplots(2, 2, figsize=(12, 8), sharey=True)
+    for (name, curve), axis in zip(CURVES.items(), axes.flat, strict=True):
+        ends = sorted((curve.strengths[0], curve.strengths[-1]))
+        for label, shares, style in lines:
+            points = [(s, shares[point(name, s)]) for s in curve.strengths if point(name, s) in shares]
+            axis.plot([s for s, _ in points], [share["percent"] for _, share in points], label=label, **style)
+            if label.startswith(ours.NAME):
+                low, high = ([share[end] for _, share in points] for end in ("low", "high"))
+                axis.fill_between([s for s, _ in points], low, high, color=style["color"], alpha=0.1, linewidth=0)
+        axis.set_xlabel(curve.title)
+        axis.set_xlim(*(reversed(ends) if name == "jpeg" else ends))
+        axis.set_ylim(-3, 103)
+        axis.grid(alpha=0.25)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("every bit right, % of pictures")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=min(4, len(labels)), frameon=False)
+    n = next(iter(lines[0][1].values()))["n"]
+    figure.suptitle(f"Attacks at growing strength, {n} pictures; bands: 95 % intervals of medprov")
+    figure.tight_layout(rect=(0, 0.05 + 0.025 * ((len(labels) - 1) // 4), 1, 1))
+    _save(figure, target)
+    return True
+
+
+def _lines(report: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Label, shares by attack, and style of every line."""
+    found = []
+    for number, (name, method) in enumerate(report["methods"].items()):
+        total = method["summary"]
+        colour = COLOURS[number % len(COLOURS)]
+        style: dict[str, Any] = {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markersize": 4}
+        style["linewidth"] = 2.2 if name == ours.NAME else 1.2
+        shares = total.get("exact", {}).get("all", {})
+        if not any(
+            point(curve, s) in shares and "=" in point(curve, s) for curve in CURVES for s in CURVES[curve].strengths
+        ):
+            continue
+        blind = f"{name}, blind" if "listed" in total else name
+        found.append((blind, shares, style))
+        if "listed" in total:
+            label = f"{name}, directory of {report['list_records']:,} records".replace(",", " ", 1).replace(",", " ")
+            found.insert(1, (label, total["listed"]["all"], {**style, "linestyle": "--", "marker": "none"}))
+    return found
+
+
+def psnr_boxes(report: dict[str, Any], target: Path) -> None:
+    """PSNR of medprov's marked pictures, a box per modality and a dot per picture."""
+    rows = [row for row in report["methods"][ours.NAME]["rows"] if "refused" not in row]
+    names = sorted({row["modality"] for row in rows})
+    sizes = sorted({row["size"] for row in rows})
+    figure, axis = plt.subplots(figsize=(max(6, 1.1 * len(names) + 2), 5))
+    groups = [[row["psnr"] for row in rows if row["modality"] == name] for name in names]
+    axis.boxplot(groups, whis=(0, 100), widths=0.55, medianprops={"color": "black"})
+    axis.set_xticks(
+        range(1, len(names) + 1),
+        names,
+        rotation=30 if len(names) > 5 else 0,
+        ha="right" if len(names) > 5 else "center",
+    )
+    for number, size in enumerate(sizes):
+        at = [(names.index(row["modality"]) + 1, row["psnr"]) for row in rows if row["size"] == size]
+        shift = 0.16 * (number - (len(sizes) - 1) / 2)
+        colour = COLOURS[(number + 1) % len(COLOURS)]
+        axis.scatter([x + shift for x, _ in at], [y for _, y in at], s=18, color=colour, label=f"{size} px", zorder=3)
+    axis.set_ylabel("PSNR of the marked picture, dB")
+    axis.set_title(f"Marked pictures against their covers, both marks ({len(rows)} pictures)")
+    axis.grid(axis="y", alpha=0.25)
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    _save(figure, target)
+
+
+def sheet(tiles: Tiles, target: Path) -> None:
+    """Cover, marked picture and amplified difference, a column per modality."""
+    figure, axes = plt.subplots(3, len(tiles), figsize=(2.1 * len(tiles), 6.9), squeeze=False)
+    for column, (title, cover, marked) in enumerate(tiles):
+        difference = marked.astype(np.int32) - cover
+        shown = (cover, marked, np.clip(difference * GAIN + 128, 0, 255).astype(np.uint8))
+        for row, picture in enumerate(shown):
+            axis = axes[row, column]
+            axis.imshow(picture, cmap="gray" if picture.ndim == 2 else None, vmin=0, vmax=255)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        axes[0, column].set_title(title, fontsize=10)
+        axes[1, column].set_xlabel(f"{psnr(cover, marked, 255):.1f} dB", fontsize=9)
+    for row, text in enumerate(("cover", "marked", f"difference x {GAIN}")):
+        axes[row, 0].set_ylabel(text, fontsize=10)
+    figure.tight_layout(pad=0.4)
+    _save(figure, target)
+
+
+def tiles(found: Sequence[images.Sample]) -> Tiles:
+    """Mark the first markable picture of each modality."""
+    watermarker = DualWatermarker.load(device="cpu")
+    out: Tiles = []
+    for sample in found:
+        if any(title == sample.modality for title, _, _ in out):
+            continue
+        try:
+            marked = watermarker.mark(sample.image, payload_for(sample)).image
+        except WatermarkError as error:
+            print(f"{sample.modality} {sample.name}: left out: {error}", file=sys.stderr)
+            continue
+        out.append((sample.modality, sample.image, np.asarray(marked, np.uint8)))
+    return out
+
+
+def pictures(folder: Path | None, split: str, size: int) -> list[images.Sample]:
+    """One picture per modality, or what can be had without a folder."""
+    found = images.collect(folder, [size], split, 1)
+    if folder is None:
+        seed = zlib.crc32(b"sheet")
+        for name, made in (
+            ("mammogram phantom", mammogram(size, size, 8, seed)),
+            ("phantom", phantom(size, size, 8, False, seed)),
+        ):
+            found.append(images.Sample(name, name, size, np.asarray(made, np.uint8)))
+    return found
+
+
+def _save(figure: Any, target: Path) -> None:
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
+    print(target)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, default=Path("build/bench/robustness.json"), help="what was measured")
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--split", choices=["validation", "all"], default="all")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--out", type=Path, default=Path("docs/plots"))
+    parser.add_argument("--quick", action="store_true", help="a sheet of three pictures of 256 px")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.json.exists():
+        report = json.loads(args.json.read_text())
+        psnr_boxes(report, args.out / "psnr.png")
+        if not curves(report, args.out / "curves.png"):
+            print(f"{args.json}: no curves in it; run benchmarks.robustness with --curves", file=sys.stderr)
+    else:
+        print(f"{args.json}: not there; only the sheet is drawn", file=sys.stderr)
+    found = pictures(args.images, args.split, 256 if args.quick else args.size)
+    sheet(tiles(found[-3:] if args.quick else found), args.out / "sheet.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
