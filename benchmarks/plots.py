@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks import images, ours
@@ -27,9 +27,6 @@ from benchmarks.phantoms import mammogram, phantom
 from benchmarks.robustness import payload_for
 from medprov_watermark.errors import WatermarkError
 from medprov_watermark.watermarker import DualWatermarker, psnr
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
 
 GAIN = 16
 """How much the difference of cover and marked picture is amplified."""
@@ -44,7 +41,8 @@ def curves(report: dict[str, Any], target: Path) -> bool:
     lines = _lines(report)
     if not lines:
         return False
-    figure, axes = plt.subplots(2, 2, figsize=(12, 8), sharey=True)
+    figure = Figure(figsize=(12, 8))
+    axes = figure.subplots(2, 2, sharey=True)
     for (name, curve), axis in zip(CURVES.items(), axes.flat, strict=True):
         ends = sorted((curve.strengths[0], curve.strengths[-1]))
         for label, shares, style in lines:
@@ -94,7 +92,8 @@ def psnr_boxes(report: dict[str, Any], target: Path) -> None:
     rows = [row for row in report["methods"][ours.NAME]["rows"] if "refused" not in row]
     names = sorted({row["modality"] for row in rows})
     sizes = sorted({row["size"] for row in rows})
-    figure, axis = plt.subplots(figsize=(max(6, 1.1 * len(names) + 2), 5))
+    figure = Figure(figsize=(max(6, 1.1 * len(names) + 2), 5))
+    axis = figure.subplots()
     groups = [[row["psnr"] for row in rows if row["modality"] == name] for name in names]
     axis.boxplot(groups, whis=(0, 100), widths=0.55, medianprops={"color": "black"})
     axis.set_xticks(
@@ -118,7 +117,8 @@ def psnr_boxes(report: dict[str, Any], target: Path) -> None:
 
 def sheet(tiles: Tiles, target: Path) -> None:
     """Cover, marked picture and amplified difference, a column per modality."""
-    figure, axes = plt.subplots(3, len(tiles), figsize=(2.1 * len(tiles), 6.9), squeeze=False)
+    figure = Figure(figsize=(2.1 * len(tiles), 6.9))
+    axes = figure.subplots(3, len(tiles), squeeze=False)
     for column, (title, cover, marked) in enumerate(tiles):
         difference = marked.astype(np.int32) - cover
         shown = (cover, marked, np.clip(difference * GAIN + 128, 0, 255).astype(np.uint8))
@@ -164,9 +164,8 @@ def pictures(folder: Path | None, split: str, size: int) -> list[images.Sample]:
     return found
 
 
-def _save(figure: Any, target: Path) -> None:
+def _save(figure: Figure, target: Path) -> None:
     figure.savefig(target, dpi=110)
-    plt.close(figure)
     print(target)
 
 
