@@ -192,7 +192,7 @@ CURVES: dict[str, Curve] = {
     "jpeg": Curve("JPEG quality", (10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 95), lambda q: jpeg(round(q))),
     "gauss_sd": Curve("standard deviation of Gaussian noise", (0, 2.5, 5, 7.5, 10, 12.75, 15, 20, 25, 30), gaussian),
     "crop": Curve("area cut away, %", (0, 5, 10, 20, 25, 30, 40, 50, 60, 70), lambda percent: crop(percent / 100)),
-    "rot": Curve("rotation, degrees", (0, 1, 2, 5, 10, 15, 20, 30, 45, 60, 75, 90), rotate),
+    "rot": Curve("rotation, degrees", (0, 1, 2, 5, 10, 15, 20, 30, 45, 60, 75, 85, 89, 90), rotate),
 }
 """Name -> curve. Its points are attacks of their own, see :func:`point`."""
 
@@ -204,9 +204,8 @@ def point(curve: str, strength: float) -> str:
 
 
 def points() -> list[str]:
-    """Names of all points of all curves that are not in :data:`ATTACKS`."""
-    every = [point(name, strength) for name, curve in CURVES.items() for strength in curve.strengths]
-    return [name for name in every if name not in ATTACKS]
+    """Names of all points of all curves."""
+    return [point(name, strength) for name, curve in CURVES.items() for strength in curve.strengths]
 
 
 def find(name: str) -> Attack:

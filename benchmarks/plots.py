@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks import images, ours
-from benchmarks.attacks import CURVES, point
+from benchmarks.attacks import ATTACKS, CURVES, point, points
 from benchmarks.phantoms import mammogram, phantom
 from benchmarks.robustness import payload_for
 from medprov_watermark.errors import WatermarkError
@@ -31,6 +31,7 @@ from medprov_watermark.watermarker import DualWatermarker, psnr
 GAIN = 16
 """How much the difference of cover and marked picture is amplified."""
 COLOURS = ("#c1272d", "#1f6f8b", "#3a7d44", "#8a5a9e", "#c98a1b", "#5b6770", "#7a4a2b")
+WITH_LIST = "#e08214"
 MARKERS = "osv^DPX"
 Tiles = list[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]
 """Title, cover, marked."""
@@ -46,11 +47,11 @@ def curves(report: dict[str, Any], target: Path) -> bool:
     for (name, curve), axis in zip(CURVES.items(), axes.flat, strict=True):
         ends = sorted((curve.strengths[0], curve.strengths[-1]))
         for label, shares, style in lines:
-            points = [(s, shares[point(name, s)]) for s in curve.strengths if point(name, s) in shares]
-            axis.plot([s for s, _ in points], [share["percent"] for _, share in points], label=label, **style)
+            measured = [s for s in curve.strengths if point(name, s) in shares]
+            percent, low, high = ([shares[point(name, s)][key] for s in measured] for key in ("percent", "low", "high"))
+            axis.plot(measured, percent, label=label, **style)
             if label.startswith(ours.NAME):
-                low, high = ([share[end] for _, share in points] for end in ("low", "high"))
-                axis.fill_between([s for s, _ in points], low, high, color=style["color"], alpha=0.1, linewidth=0)
+                axis.fill_between(measured, low, high, color=style["color"], alpha=0.1, linewidth=0)
         axis.set_xlabel(curve.title)
         axis.set_xlim(*(reversed(ends) if name == "jpeg" else ends))
         axis.set_ylim(-3, 103)
@@ -68,22 +69,23 @@ def curves(report: dict[str, Any], target: Path) -> bool:
 
 def _lines(report: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Label, shares by attack, and style of every line."""
+    wanted = set(points()) - set(ATTACKS)
     found = []
     for number, (name, method) in enumerate(report["methods"].items()):
         total = method["summary"]
-        colour = COLOURS[number % len(COLOURS)]
-        style: dict[str, Any] = {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markersize": 4}
-        style["linewidth"] = 2.2 if name == ours.NAME else 1.2
-        shares = total.get("exact", {}).get("all", {})
-        if not any(
-            point(curve, s) in shares and "=" in point(curve, s) for curve in CURVES for s in CURVES[curve].strengths
-        ):
+        exact = total.get("exact", {}).get("all", {})
+        if not wanted & set(exact):
             continue
-        blind = f"{name}, blind" if "listed" in total else name
-        found.append((blind, shares, style))
+        style = {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "markersize": 4,
+            "linewidth": 2.2 if name == ours.NAME else 1.2,
+        }
+        found.append((f"{name}, blind" if "listed" in total else name, exact, style))
         if "listed" in total:
-            label = f"{name}, directory of {report['list_records']:,} records".replace(",", " ", 1).replace(",", " ")
-            found.insert(1, (label, total["listed"]["all"], {**style, "linestyle": "--", "marker": "none"}))
+            label = f"{name}, directory of {report['list_records']:,} records".replace(",000", " 000")
+            found.append((label, total["listed"]["all"], {**style, "color": WITH_LIST, "linestyle": "--"}))
     return found
 
 

@@ -31,7 +31,7 @@ from benchmarks import attacks, images, listing, ours, peers
 from benchmarks.summaries import Share, quality, share, spread
 from medprov_watermark.errors import AlreadyMarkedError, WatermarkError
 from medprov_watermark.hashing import perceptual_hash
-from medprov_watermark.payload import Payload
+from medprov_watermark.payload import DATA_BYTES, Payload
 from medprov_watermark.watermarker import DualWatermarker
 
 Row = dict[str, Any]
@@ -263,9 +263,19 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     return out
 
 
-def report(results: dict[str, list[Row]], records: int | None) -> dict[str, Any]:
-    """What ``--json`` holds."""
-    methods = {name: {"summary": summary(rows), "rows": rows} for name, rows in results.items()}
+def report(results: dict[str, list[Row]], bits: dict[str, int], records: int | None) -> dict[str, Any]:
+    """What ``--json`` holds.
+
+    Parameters
+    ----------
+    results : dict
+        Method -> rows.
+    bits : dict
+        Method -> length of its message.
+    records : int or None
+        Random records in the directory.
+    """
+    methods = {name: {"bits": bits[name], "summary": summary(rows), "rows": rows} for name, rows in results.items()}
     return {"list_records": records, "methods": methods}
 
 
@@ -329,6 +339,7 @@ def main() -> int:
     if args.list_records is not None:
         records = listing.directory([payload_for(sample) for sample in found], args.list_records)
     plan = Plan(names, OVERWRITE in chosen, rivals, records)
+    bits = {ours.NAME: 8 * DATA_BYTES, **{method.name: method.bits for method in peers.load(rivals)}}
     results: dict[str, list[Row]] = defaultdict(list)
     with ProcessPoolExecutor(args.workers, initializer=prepare, initargs=(plan,)) as pool:
         for rows in pool.map(measure, found):
@@ -336,7 +347,7 @@ def main() -> int:
             for name, row in rows.items():
                 results[name].append(row)
             if args.json:  # after every picture: a long run that is cut short has still measured something
-                args.json.write_text(json.dumps(report(results, args.list_records), indent=1))
+                args.json.write_text(json.dumps(report(results, bits, args.list_records), indent=1))
     for name, rows_of in results.items():
         _say_summary(name, summary(rows_of))
     return 0

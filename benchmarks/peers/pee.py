@@ -1,9 +1,10 @@
 """Textbook reversible hiding: rhombus prediction, sorting, expansion of the errors -1 and 0 on one lattice.
 
 V. Sachnev et al., "Reversible watermarking algorithm using sorting and prediction", IEEE TCSVT 19(7), 2009, reduced to
-its first pass. Saturated pixels are listed by their place in the visit instead of a location map. It measures what
-plain reversible hiding costs; :mod:`medprov_watermark.integrity`, which adds a frame, a header and a checksum and keeps
-out of other pixels' ranges, is what it is compared with and so cannot stand for it.
+its first pass. Pixels of 0 and 255 become 1 and 254 first; a location map in the stream has a bit for each visited
+pixel of 1 or 254 that says which it was. It measures what plain reversible hiding costs;
+:mod:`medprov_watermark.integrity`, which adds a frame, a header and a checksum, is what it is compared with and so
+cannot stand for it.
 
 The bits lie in the grey plane or in the green one.
 """
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 
 from benchmarks.peers.method import Bits, Picture, RefusedError
 
-_COUNT, _PLACE = 16, 24
-"""Bits of the number of saturated pixels and of each of their places."""
+_LENGTH = 24
+"""Bits that say how long the location map is."""
+
+_WEIGHTS = 1 << np.arange(_LENGTH)[::-1]
 
 Ints = NDArray[np.int32]
 
@@ -45,20 +48,19 @@ class Pee:
         inner = np.clip(value, 1, 254)
         error = inner - visit.predicted
         room = np.cumsum((error == 0) | (error == -1))
-        saturated = np.flatnonzero(inner != value)
-        stop = listed = 0
-        while True:
-            need = _COUNT + bits.size + _PLACE * listed
-            if visit.places.size == 0 or room[-1] < need:
+        edge = _edge(inner)
+        edges = np.cumsum(edge)
+        stop = mapped = 0
+        while True:  # the map grows with the visit, and the visit with the map
+            need = _LENGTH + bits.size + mapped
+            if room.size == 0 or room[-1] < need:
                 raise RefusedError(f"{need} bits do not fit: there are {room[-1] if room.size else 0} places")
             stop = int(np.searchsorted(room, need)) + 1
-            met = int(np.searchsorted(saturated, stop))
-            if met == listed:
+            if int(edges[stop - 1]) == mapped:
                 break
-            listed = met
-        stream = np.concatenate(
-            [_binary(np.array([listed]), _COUNT), bits, _binary(saturated[:listed], _PLACE)]
-        ).astype(np.int32)
+            mapped = int(edges[stop - 1])
+        location = (inner != value)[:stop][edge[:stop]]
+        stream = np.concatenate([_binary(mapped), bits, location]).astype(np.int32)
         inner, error = inner[:stop], error[:stop]
         step = np.where(error > 0, 1, -1)
         takes = (error == 0) | (error == -1)
@@ -77,30 +79,31 @@ class Pee:
         found = _undo(plane, visit, self.bits)
         if found is None:
             raise RefusedError("there is no such mark in the picture")
-        _, values, saturated = found
+        _, values, location = found
+        saturated = np.flatnonzero(_edge(values))[location]
         values[saturated] = np.where(values[saturated] == 1, 0, 255)
         plane.ravel()[visit.places[: values.size]] = values
         return _with_plane(image, plane)
 
 
-def _undo(plane: Ints, visit: _Visit, bits: int) -> tuple[Bits, Ints, NDArray[np.int64]] | None:
-    """Message, values of the visited pixels before hiding, and which of them were saturated."""
+def _undo(plane: Ints, visit: _Visit, bits: int) -> tuple[Bits, Ints, NDArray[np.bool_]] | None:
+    """Message, values of the visited pixels before hiding, and the location map."""
     error = plane.ravel()[visit.places] - visit.predicted
     takes = (error >= -2) & (error <= 1)
     stream = (error[takes] & 1).astype(np.uint8)
-    if stream.size < _COUNT:
+    if stream.size < _LENGTH:
         return None
-    listed = int(_numbers(stream[:_COUNT], _COUNT)[0])
-    need = _COUNT + bits + _PLACE * listed
+    need = _LENGTH + bits + int(stream[:_LENGTH] @ _WEIGHTS)
     if stream.size < need:
         return None
     stop = int(np.searchsorted(np.cumsum(takes), need)) + 1
-    saturated = _numbers(stream[_COUNT + bits : need], _PLACE)
-    if saturated.size and saturated.max() >= stop:
-        return None
     error, takes = error[:stop], takes[:stop]
     before = np.where(takes, error >> 1, error - np.sign(error))
-    return stream[_COUNT : _COUNT + bits], (visit.predicted[:stop] + before).astype(np.int32), saturated
+    values = (visit.predicted[:stop] + before).astype(np.int32)
+    location = stream[_LENGTH + bits : need].astype(np.bool_)
+    if location.size != np.count_nonzero(_edge(values)):
+        return None
+    return stream[_LENGTH : _LENGTH + bits], values, location
 
 
 def _visit(plane: Ints) -> _Visit:
@@ -127,9 +130,9 @@ def _with_plane(image: Picture, plane: Ints) -> Picture:
     return out
 
 
-def _binary(numbers: NDArray[np.int64], width: int) -> Bits:
-    return ((numbers[:, None] >> np.arange(width)[::-1]) & 1).astype(np.uint8).ravel()
+def _edge(values: Ints) -> NDArray[np.bool_]:
+    return np.asarray((values == 1) | (values == 254), np.bool_)
 
 
-def _numbers(bits: Bits, width: int) -> NDArray[np.int64]:
-    return np.asarray(bits.reshape(-1, width).astype(np.int64) @ (1 << np.arange(width)[::-1]), np.int64)
+def _binary(number: int) -> Bits:
+    return (number // _WEIGHTS & 1).astype(np.uint8)
