@@ -66,7 +66,7 @@ class Tools:
 
     plan: Plan
     owner: DualWatermarker
-    rival: ours.Rival
+    rival: DualWatermarker
     methods: tuple[peers.Method, ...]
     rivals: tuple[peers.Method, ...]
 
@@ -80,7 +80,7 @@ def prepare(plan: Plan) -> None:
     _tools = Tools(
         plan,
         DualWatermarker.load(device="cpu", threads=1),
-        ours.Rival.load(device="cpu", threads=1),  # type: ignore[arg-type]
+        ours.Rival.load(device="cpu", threads=1),
         peers.load(plan.peers, key=1),
         peers.load(plan.peers, key=2),
     )
