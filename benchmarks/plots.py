@@ -1,10 +1,10 @@
 """Pictures of the results: strength curves, PSNR by modality, and a sheet of covers and marked pictures.
 
-    python -m benchmarks.plots [--json build/bench/robustness.json] [--images DIR] [--out docs/plots] [--quick]
+    python -m benchmarks.plots [--json FILE FILE] [--images DIR] [--out docs/plots] [--quick]
 
-``curves.png`` needs a run of ``benchmarks.robustness`` with ``--curves``, ``psnr.png`` any run; without the file both
-are left out. ``sheet.png`` marks one picture of each modality of ``--images``, or what ships with scikit-image and
-phantoms.
+The files come from ``benchmarks.robustness``: ``psnr.png`` is drawn from the first that is there, ``curves.png`` from
+the last that was measured with ``--curves``. ``sheet.png`` marks one picture of each modality of ``--images``, or what
+ships with scikit-image and phantoms.
 """
 
 from __future__ import annotations
@@ -173,7 +173,8 @@ def _save(figure: Figure, target: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, default=Path("build/bench/robustness.json"), help="what was measured")
+    default = [Path("build/bench/robustness.json"), Path("build/bench/peers.json")]
+    parser.add_argument("--json", type=Path, nargs="+", default=default, help="what was measured")
     parser.add_argument("--images", type=Path)
     parser.add_argument("--split", choices=["validation", "all"], default="all")
     parser.add_argument("--size", type=int, default=512)
@@ -181,13 +182,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a sheet of three pictures of 256 px")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.json.exists():
-        report = json.loads(args.json.read_text())
-        psnr_boxes(report, args.out / "psnr.png")
-        if not curves(report, args.out / "curves.png"):
-            print(f"{args.json}: no curves in it; run benchmarks.robustness with --curves", file=sys.stderr)
-    else:
-        print(f"{args.json}: not there; only the sheet is drawn", file=sys.stderr)
+    reports = [json.loads(file.read_text()) for file in args.json if file.exists()]
+    if reports:
+        psnr_boxes(reports[0], args.out / "psnr.png")
+    if not any(curves(report, args.out / "curves.png") for report in reversed(reports)):
+        print("no curves: no file of a run of benchmarks.robustness with --curves is there", file=sys.stderr)
     found = pictures(args.images, args.split, 256 if args.quick else args.size)
     sheet(tiles(found[-3:] if args.quick else found), args.out / "sheet.png")
     return 0

@@ -2,8 +2,10 @@
 
     python -m benchmarks.tables --folder build/bench --out docs/results.md
 
-Reads robustness.json, restore.json, features.json, false_alarm.json, amplitudes.json, speed.json and verify_time.json
-where they are there, and shows what ``benchmarks.plots`` has drawn into the folder ``plots`` beside the page.
+Reads robustness.json, peers.json, restore.json, features.json, false_alarm.json, amplitudes.json, speed.json and
+verify_time.json where they are there, and shows what ``benchmarks.plots`` has drawn into the folder ``plots`` beside
+the page. peers.json is a run of ``benchmarks.robustness`` with peers, for which fewer pictures must do: one of the
+peers takes seconds for every reading.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from benchmarks import ours
 
 PEERS = "--peer blind_watermark,invisible_watermark,pee,blessmark_rule"
 COMMANDS = {
-    "robustness": f"python -m benchmarks.robustness --images DIR --split validation --per-modality 3 --offset 1 "
+    "robustness": "python -m benchmarks.robustness --images DIR --split validation --per-modality 3 --offset 1 "
+    "--list-records 100000 --json FILE",
+    "peers": "python -m benchmarks.robustness --images DIR --split validation --per-modality 1 --offset 1 "
     f"{PEERS} --list-records 100000 --curves --json FILE",
     "restore": "python -m benchmarks.restore --images DIR --dicom DIR --split validation --json FILE",
     "features": "python -m benchmarks.features --images DIR --per-folder 6 --json FILE",
@@ -29,9 +33,11 @@ COMMANDS = {
     "verify_time": "python -m benchmarks.verify_time --json FILE",
 }
 PLOTS = {
-    "psnr.png": "PSNR of marked pictures by modality",
-    "curves.png": "share of exact messages against the strength of JPEG, noise, crop and rotation",
-    "sheet.png": "covers, marked pictures and their differences",
+    "robustness": {
+        "psnr.png": "PSNR of marked pictures by modality",
+        "sheet.png": "covers, marked pictures and their differences",
+    },
+    "peers": {"curves.png": "share of exact messages against the strength of JPEG, noise, crop and rotation"},
 }
 OVERWRITTEN = {
     "refused": "the second mark is refused",
@@ -59,13 +65,10 @@ def interval(share: dict[str, Any]) -> str:
 
 
 def robustness(data: dict[str, Any]) -> list[str]:
-    """Quality, attacks and overwriting, for medprov and beside its peers."""
-    methods: dict[str, dict[str, Any]] = {
-        name: method["summary"] for name, method in data["methods"].items() if "quality" in method["summary"]
-    }
-    mine = methods[ours.NAME]
+    """Quality and attacks for medprov alone."""
+    mine = data["methods"][ours.NAME]["summary"]
     marked = mine["pictures"] - mine["refused"]
-    lines = [
+    return [
         "Marked pictures include W2. `DIR` holds the pictures named in the model card; the validation split is what "
         "training leaves out. The constants of the marking loop were chosen on other pictures of that split, one of "
         "each modality. Shares stand with their 95 % intervals (Wilson).",
@@ -77,8 +80,15 @@ def robustness(data: dict[str, Any]) -> list[str]:
         "",
         *_attacks(data, mine),
     ]
-    if len(methods) > 1:
-        lines += ["### Beside other watermarks", "", *_beside(methods, data["methods"])]
+
+
+def beside(data: dict[str, Any]) -> list[str]:
+    """Medprov and its peers, one row per attack, and a second mark over the first."""
+    bits = {name: method["bits"] for name, method in data["methods"].items()}
+    methods: dict[str, dict[str, Any]] = {
+        name: method["summary"] for name, method in data["methods"].items() if "quality" in method["summary"]
+    }
+    lines = _beside(methods, bits)
     if any("overwrite" in total for total in methods.values()):
         lines += ["### A second mark over the first", "", *_overwriting(methods)]
     return lines
@@ -121,12 +131,12 @@ def _named(attacks: Iterable[str]) -> list[str]:
     return [name for name in attacks if "=" not in name]
 
 
-def _beside(methods: dict[str, dict[str, Any]], whole: dict[str, dict[str, Any]]) -> list[str]:
+def _beside(methods: dict[str, dict[str, Any]], bits: dict[str, int]) -> list[str]:
     def each(cell: Any) -> list[str]:
         return [cell(total) for total in methods.values()]
 
     rows: list[list[str]] = [
-        ["bits", *(str(whole[name]["bits"]) for name in methods)],
+        ["bits", *(str(bits[name]) for name in methods)],
         ["pictures marked", *each(lambda t: f"{t['pictures'] - t['refused']} of {t['pictures']}")],
         ["PSNR mean / min, dB", *each(lambda t: "{mean:.1f} / {min:.1f}".format(**t["quality"]["all"]["psnr"]))],
         ["SSIM mean", *each(lambda t: f"{t['quality']['all']['ssim']['mean']:.3f}")],
@@ -239,7 +249,7 @@ def speed(data: dict[str, Any]) -> list[str]:
     ]
     if data["ours_by_peer"]:
         beside = [
-            [name, f"{r['mark']:.2g}", f"{r['read']:.2g}", f"{r['exact_after_jpeg50_percent']:.0f}"]
+            [name, f"{r['mark']:.3g}", f"{r['read']:.3g}", f"{r['exact_after_jpeg50_percent']:.0f}"]
             for name, r in data["ours_by_peer"].items()
         ]
         head = ["peer", "our time by its time: mark", "read", "exact after JPEG 50, % of pictures"]
@@ -283,6 +293,7 @@ def raw(data: dict[str, Any]) -> list[str]:
 
 SECTIONS = {
     "robustness": ("Quality and robustness", robustness),
+    "peers": ("Beside other watermarks", beside),
     "restore": ("Restoration", restoration),
     "features": ("Content after processing", content),
     "false_alarm": ("False alarms", false_alarms),
@@ -313,10 +324,9 @@ def page(folder: Path, plots: Path) -> str:
         if not file.exists():
             continue
         lines += [f"## {title}", "", f"`{COMMANDS[name]}`", "", *section(json.loads(file.read_text()))]
-        if name == "robustness":
-            for plot, text in PLOTS.items():
-                if (plots / plot).exists():
-                    lines += [f"![{text}]({plots.name}/{plot})", ""]
+        for plot, text in PLOTS.get(name, {}).items():
+            if (plots / plot).exists():
+                lines += [f"![{text}]({plots.name}/{plot})", ""]
     return "\n".join(lines)
 
 

@@ -62,7 +62,8 @@ def test_pages_and_plots_are_made_of_it(tmp_path: Any) -> None:
     report = robustness.report(
         {ours.NAME: ROWS, "other": peer, "none": ROWS[3:]}, {ours.NAME: 96, "other": 64, "none": 1}, 500
     )
-    (tmp_path / "robustness.json").write_text(json.dumps(report))
+    for name in ("robustness", "peers"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
     (tmp_path / "plots").mkdir()
     plots.psnr_boxes(report, tmp_path / "plots" / "psnr.png")
     assert plots.curves(report, tmp_path / "plots" / "curves.png")
