@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks import attacks, images, listing, ours, peers
 from benchmarks.summaries import Share, quality, share, spread
-from medprov_watermark.errors import AlreadyMarkedError, WatermarkError
+from medprov_watermark.errors import WatermarkError
 from medprov_watermark.hashing import perceptual_hash
 from medprov_watermark.payload import DATA_BYTES, Payload
 from medprov_watermark.watermarker import DualWatermarker
@@ -131,15 +131,17 @@ def _ours(sample: images.Sample, tools: Tools) -> Row:
     row["seconds_read"] = time.perf_counter() - started
     exact, bits, presence = {}, {}, {}
     listed, stranger = {}, {}
+    wrong = 0
     for name, attacked in attacks.attacked(picture, tools.plan.attacks, _seed(sample)):
         found = tools.owner.extract(attacked)
         exact[name] = found.payload == payload
         bits[name] = _accuracy(None if found.payload is None else ours.bits_of(found.payload), ours.bits_of(payload))
         presence[name] = round(float(found.presence), 2)
+        wrong += found.payload is not None and not exact[name]
         if records is not None:
             listed[name] = exact[name] or listing.find(found.soft_bits, records) == payload
             stranger[name] = listing.find(found.soft_bits, records, without=payload) is not None
-    row |= {"exact": exact, "bits": bits, "presence": presence}
+    row |= {"exact": exact, "bits": bits, "presence": presence, "wrong": wrong}
     if records is not None:
         row |= {"listed": listed, "stranger": stranger}
     row["unmarked"] = tools.owner.extract(sample.image).payload is not None
@@ -154,7 +156,7 @@ def _overwrite_ours(picture: peers.Picture, payload: Payload, tools: Tools) -> d
     outcome = {"refused": False}
     try:
         tools.owner.mark(picture, second)
-    except AlreadyMarkedError:
+    except WatermarkError:
         outcome["refused"] = True
     try:
         forced = np.asarray(tools.rival.mark(picture, second).image, np.uint8)
@@ -255,7 +257,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     if OVERWRITE in good[0]:
         seen = sorted({key for row in good for key in row[OVERWRITE]})
         out[OVERWRITE] = {key: share([row[OVERWRITE][key] for row in good if key in row[OVERWRITE]]) for key in seen}
-    for flag in ("short", "robust", "tinted"):
+    for flag in ("short", "robust", "tinted", "wrong"):
         if flag in good[0]:
             out[flag] = sum(row[flag] for row in good)
     for part in ("mark", "read"):

@@ -75,8 +75,9 @@ def robustness(data: dict[str, Any]) -> list[str]:
         "",
         *_distribution(mine),
         f"Pictures refused: {mine['refused']}. Restored bit for bit: {mine['restored']['hits']} of {marked}. Payloads "
-        f"read from the unmarked originals: {mine['read_in_unmarked']['hits']}. Short form of W2: {mine['short']}. "
-        f"Passed the whole battery at marking: {mine['robust']}.",
+        f"read from the unmarked originals: {mine['read_in_unmarked']['hits']}; other payloads than the true one read "
+        f"from attacked pictures: {mine['wrong']}. Short form of W2: {mine['short']}. Passed the whole battery at "
+        f"marking: {mine['robust']}.",
         "",
         *_attacks(data, mine),
     ]

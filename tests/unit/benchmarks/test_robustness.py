@@ -27,6 +27,7 @@ def row(modality: str, size: int, psnr: float, good: bool) -> dict[str, Any]:
         "listed": {"none": True, "jpeg50": True, "jpeg=10": good},
         "stranger": {"none": False, "jpeg50": False, "jpeg=10": False},
         "unmarked": False,
+        "wrong": 0 if good else 1,
         "overwrite": {"refused": True, "first": good},
     }
 
@@ -48,7 +49,7 @@ def test_summary_groups_by_size_and_modality() -> None:
     assert total["listed"]["all"]["jpeg50"]["percent"] == 100
     assert (total["matches_without_true_record"], total["readings_without_true_record"]) == (0, 9)
     assert total["overwrite"]["refused"]["hits"] == 3 and total["overwrite"]["first"]["hits"] == 2
-    assert total["robust"] == 2 and "tinted" not in total
+    assert total["robust"] == 2 and total["wrong"] == 1 and "tinted" not in total
 
 
 def test_summary_of_refusals_only() -> None:
@@ -57,7 +58,8 @@ def test_summary_of_refusals_only() -> None:
 
 def test_pages_and_plots_are_made_of_it(tmp_path: Any) -> None:
     peer = [
-        {k: v for k, v in r.items() if k not in ("listed", "stranger", "short", "robust", "restored")} for r in ROWS
+        {k: v for k, v in r.items() if k not in ("listed", "stranger", "short", "robust", "restored", "wrong")}
+        for r in ROWS
     ]
     report = robustness.report(
         {ours.NAME: ROWS, "other": peer, "none": ROWS[3:]}, {ours.NAME: 96, "other": 64, "none": 1}, 500
@@ -106,7 +108,7 @@ def test_one_picture_with_all_that_is_measured() -> None:
     assert list(rows) == ["medprov", "pee", "blessmark_rule"]
     mine = rows["medprov"]
     assert mine["restored"] and all(mine["exact"].values()) and all(mine["listed"].values())
-    assert not any(mine["stranger"].values()) and not mine["unmarked"]
+    assert not any(mine["stranger"].values()) and not mine["unmarked"] and mine["wrong"] == 0
     assert mine["overwrite"]["refused"] and mine["overwrite"]["first_after_undoing"]
     assert not mine["overwrite"]["first_after_restoring_and_marking"]
     assert rows["pee"]["restored"] and rows["pee"]["exact"] == {"none": True, "jpeg50": False, "rot90": False}
