@@ -1,36 +1,73 @@
-"""The small battery of attacks by which a mark is tried before it leaves: what a picture meets first in practice.
+"""The battery of attacks by which a mark is tried before it leaves: what a picture meets in practice.
 
-All functions take and give uint8 arrays (H, W).
+Attacks take and give uint8 arrays (H, W). What is random is drawn anew in every trial: a mark that is tuned under one
+noise or in one window comes to suit that noise or window and no other. The same `draw` gives the same attack, so that
+marking a picture twice gives the same file.
 """
 
 from __future__ import annotations
 
 import io
+import math
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-Grey = NDArray[np.uint8]
+from medprov_watermark.carriers import SIZE
+from medprov_watermark.extractor import F32, grey_picture, working_picture
+from medprov_watermark.synchronisation import framed
 
-QUALITIES = (70, 60, 50, 40)
-"""JPEG qualities of the battery: several, so that a mark does not come to suit the rounding of one table."""
-NOISE, DRAWS = 5.0, 2
-"""Standard deviation of the battery's noise, grey levels, and how often it is drawn."""
-_NOISE_SEED = 20261120
+Grey = NDArray[np.uint8]
+Seen = tuple[F32, NDArray[np.bool_]]
+_SEED = 20261120
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack of the battery.
+
+    Parameters
+    ----------
+    name : str
+    seen : callable
+        Marked picture, uint8 (H, W), and a random generator -> what the extractor gets to see, float32 (SIZE, SIZE),
+        and where that shows something, bool (SIZE, SIZE).
+    reserve : float
+        Bits by which the codeword shall fit better than needed: more where chance has a part in the attack.
+    score : float
+        Pilot score that is asked for; a window must be found among more places than an upright picture.
+    repeats : float
+        Which share of what the attack does to a carrier comes back when it is repeated on a slightly other picture.
+    """
+
+    name: str
+    seen: Callable[[Grey, np.random.Generator], Seen]
+    reserve: float
+    score: float
+    repeats: float
+
+
+def codec(picture: Grey, name: str, **options: object) -> Grey:
+    """Through a file of Pillow's."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, name, **options)
+    return np.asarray(Image.open(buffer).convert("L"))
 
 
 def jpeg(picture: Grey, quality: int) -> Grey:
     """Through a JPEG file of the given quality (libjpeg's scale)."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer))
+    return codec(picture, "JPEG", quality=quality)
 
 
 def blur(picture: Grey, size: int = 7, sigma: float = 1.6) -> Grey:
     """Gaussian filter of `size` taps, a little stronger than the usual 7x7 filter with its sigma of 1.4."""
     t = np.arange(size) - size // 2
-    kernel = np.exp(-t * t / (2 * sigma * sigma))
+    kernel = np.exp(-t * t / (2 * sigma * sigma)).astype(np.float32)
     kernel /= kernel.sum()
     padded = np.pad(picture.astype(np.float32), size // 2, mode="reflect")
     height, width = picture.shape
@@ -52,33 +89,134 @@ def equalise(picture: Grey) -> Grey:
     return np.asarray(np.clip(np.rint(curve), 0, 255).astype(np.uint8)[picture])
 
 
+def tone(picture: Grey, factor: float, offset: float) -> Grey:
+    """Contrast about the middle grey, and brightness; what leaves 0..255 is lost."""
+    curve = np.clip(np.rint((np.arange(256) - 128.0) * factor + 128 + offset), 0, 255).astype(np.uint8)
+    return np.asarray(curve[picture])
+
+
 def gamma(picture: Grey, exponent: float) -> Grey:
     """Power law on 0..1."""
     curve = np.rint(255 * (np.arange(256) / 255.0) ** exponent).astype(np.uint8)
     return np.asarray(curve[picture])
 
 
-def noise(picture: Grey, deviation: float, draw: int) -> Grey:
-    """Gaussian noise; the same `draw` gives the same noise, so that marking a picture twice gives the same file."""
-    rng = np.random.default_rng([_NOISE_SEED, draw])
-    return np.clip(np.rint(picture + rng.normal(0, deviation, picture.shape)), 0, 255).astype(np.uint8)
+def _noisy(picture: Grey, deviation: F32 | float, rng: np.random.Generator) -> Grey:
+    noise = rng.standard_normal(picture.shape, np.float32) * deviation
+    return np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8)
 
 
-def attacked(picture: Grey, draw: int = 0) -> list[Grey]:
-    """The picture as it is, then after each attack of the battery.
+def gaussian(picture: Grey, rng: np.random.Generator) -> Grey:
+    """Gaussian noise of five per cent of the range."""
+    return _noisy(picture, 12.75, rng)
+
+
+def speckle(picture: Grey, rng: np.random.Generator) -> Grey:
+    """Noise of a tenth of the grey value."""
+    return _noisy(picture, picture * np.float32(0.1), rng)
+
+
+def impulses(picture: Grey, rng: np.random.Generator) -> Grey:
+    """Salt and pepper on one pixel of a hundred."""
+    u = rng.random(picture.shape, np.float32)
+    return np.where(u < 0.005, 0, np.where(u > 0.995, 255, picture)).astype(np.uint8)
+
+
+def _region(shape: tuple[int, ...], share: float, rng: np.random.Generator) -> tuple[slice, slice]:
+    height, width = (round(n * math.sqrt(share)) for n in shape)
+    top, left = int(rng.integers(0, shape[0] - height + 1)), int(rng.integers(0, shape[1] - width + 1))
+    return slice(top, top + height), slice(left, left + width)
+
+
+def window(picture: Grey, share: float, rng: np.random.Generator) -> Seen:
+    """A window of the given share of the area, found in its place."""
+    height, width = picture.shape
+    part = _region(picture.shape, share, rng)
+    left, top = part[1].start, part[0].start
+    return framed(grey_picture(picture[part]), (width, 0, -left, 0, height, -top))
+
+
+def blackout(picture: Grey, share: float, rng: np.random.Generator) -> Grey:
+    """A window of the given share of the area black."""
+    out = picture.copy()
+    out[_region(picture.shape, share, rng)] = 0
+    return out
+
+
+def turned(picture: Grey, degrees: float) -> Seen:
+    """Turned on its canvas, and turned back as the verifier does it, a tenth of a degree off."""
+    canvas = Image.fromarray(picture).rotate(degrees, Image.Resampling.BILINEAR)
+    height, width = picture.shape
+    back = math.radians(degrees + 0.1)
+    c, s = math.cos(back), math.sin(back)
+    x, y = width / 2, height / 2
+    matrix = (c * width, s * height, x - c * x - s * y, -s * width, c * height, y + s * x - c * y)
+    return framed(grey_picture(np.asarray(canvas)), matrix)
+
+
+def halved(picture: Grey) -> Grey:
+    """Half size, as a codec or a screen shows it."""
+    return np.asarray(Image.fromarray(picture).reduce(2))
+
+
+_UPRIGHT, _TURNED, _WINDOW = 7.6, 8.0, 9.0
+_SURE, _CHANCY = 3.0, 5.0
+_STEADY, _CODEC, _RANDOM = 0.95, 0.5, 0.0
+
+ATTACKS: tuple[Attack, ...] = (
+    Attack("none", lambda p, r: whole(p), _SURE, _UPRIGHT, _STEADY),
+    Attack("jpeg 50", lambda p, r: whole(jpeg(p, 50)), _SURE, _UPRIGHT, _CODEC),
+    Attack("jpeg 28", lambda p, r: whole(jpeg(p, 28)), _SURE, _UPRIGHT, _CODEC),
+    Attack("webp 50", lambda p, r: whole(codec(p, "WEBP", quality=50)), _SURE, _UPRIGHT, _CODEC),
+    Attack(
+        "jpeg 2000",
+        lambda p, r: whole(codec(p, "JPEG2000", quality_mode="rates", quality_layers=[20], irreversible=True)),
+        _SURE,
+        _UPRIGHT,
+        _CODEC,
+    ),
+    Attack("blur", lambda p, r: whole(blur(p)), _SURE, _UPRIGHT, _STEADY),
+    Attack("median", lambda p, r: whole(median(p)), _SURE, _UPRIGHT, _STEADY),
+    Attack("equalise", lambda p, r: whole(equalise(p)), _SURE, _UPRIGHT, _STEADY),
+    Attack("darker", lambda p, r: whole(tone(p, 1, -50)), _SURE, _UPRIGHT, _STEADY),
+    Attack("brighter", lambda p, r: whole(tone(p, 1, 50)), _SURE, _UPRIGHT, _STEADY),
+    Attack("contrast", lambda p, r: whole(tone(p, 1.49, 0)), _SURE, _UPRIGHT, _STEADY),
+    Attack("gaussian", lambda p, r: whole(gaussian(p, r)), _CHANCY, _UPRIGHT, _RANDOM),
+    Attack("speckle", lambda p, r: whole(speckle(p, r)), _CHANCY, _UPRIGHT, _RANDOM),
+    Attack("impulses", lambda p, r: whole(impulses(p, r)), _CHANCY, _UPRIGHT, _RANDOM),
+    Attack("half size", lambda p, r: whole(jpeg(halved(p), 80)), _SURE, _UPRIGHT, _STEADY),
+    Attack("blackout", lambda p, r: whole(blackout(p, 0.25, r)), _CHANCY, _UPRIGHT, _RANDOM),
+    Attack("turned", lambda p, r: turned(p, float(r.uniform(5, 45))), _CHANCY, _TURNED, _CODEC),
+    Attack("window", lambda p, r: window(p, 0.5, r), _CHANCY, _WINDOW, _RANDOM),
+)
+
+
+def whole(picture: Grey) -> Seen:
+    """A picture that shows all of its frame."""
+    return working_picture(picture), np.ones((SIZE, SIZE), np.bool_)
+
+
+def seen(picture: Grey, draw: int = 0, tried: Iterable[int] = range(len(ATTACKS))) -> Seen:
+    """What the extractor gets to see after each attack.
 
     Parameters
     ----------
     picture : uint8 array (H, W)
     draw : int
-        Which noise. A mark that is tuned under one noise comes to suit that noise and no other.
+        Which noise, windows and angles.
+    tried : iterable of int
+        Which attacks.
+
+    Returns
+    -------
+    pictures : float32 array (tried, SIZE, SIZE)
+    shown : bool array (tried, SIZE, SIZE)
     """
-    return [
-        picture,
-        *(jpeg(picture, quality) for quality in QUALITIES),
-        blur(picture),
-        median(picture),
-        equalise(picture),
-        gamma(picture, 0.5),
-        *(noise(picture, NOISE, DRAWS * draw + i) for i in range(DRAWS)),
-    ]
+
+    def one(which: int) -> Seen:
+        return ATTACKS[which].seen(picture, np.random.default_rng([_SEED, draw, which]))
+
+    # Codecs and NumPy let go of the interpreter.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(one, (int(k) for k in tried)))
+    return np.stack([p for p, _ in parts]), np.stack([s for _, s in parts])

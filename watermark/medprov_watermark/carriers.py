@@ -12,12 +12,16 @@ Three kinds of carrier share the band:
 * ``NULLS`` are never written: they measure, in the very picture at hand, how strongly an unmarked carrier answers.
 
 On an unmarked picture the three kinds are exchangeable, which is what makes the presence test honest.
+
+With a consortium key the same coefficients are dealt out to other carriers, with other signs: who does not have the key
+reads noise.
 """
 
 from __future__ import annotations
 
 import hashlib
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,26 +36,54 @@ BAND = (12, 68)
 WIDTH = BAND[1]
 """Both DCT indices of every coefficient lie in ``1 .. WIDTH - 1``."""
 DCT_BITS = 14
+MIN_KEY = 16
+"""Least length of a consortium key, bytes."""
+
+COEFFICIENTS = 13
+"""Coefficients of one carrier."""
 
 _SEED = b"medprov carriers 1"
 
 
-def _stream(label: bytes, count: int) -> NDArray[np.uint64]:
-    raw = hashlib.shake_256(_SEED + b"|" + label).digest(8 * count)
-    return np.frombuffer(raw, dtype="<u8")
+@dataclass(frozen=True)
+class Carriers:
+    """The carriers of everybody, or those of a consortium key.
 
-
-@cache
-def table() -> tuple[NDArray[np.int16], NDArray[np.int8]]:
-    """Coefficients and signs of all carriers.
-
-    Returns
-    -------
+    Parameters
+    ----------
     index : int16 array (TOTAL, COEFFICIENTS, 2)
         Row and column DCT index of each coefficient.
     sign : int8 array (TOTAL, COEFFICIENTS)
         +1 or -1.
+    pilot_signs : int8 array (PILOTS,)
+        Known signs of the pilots.
     """
+
+    index: NDArray[np.int16]
+    sign: NDArray[np.int8]
+    pilot_signs: NDArray[np.int8]
+
+    def scatter(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Put one value per written carrier on its coefficients.
+
+        Parameters
+        ----------
+        values : int array (WRITTEN,)
+            Signed amplitude of each code carrier and pilot.
+
+        Returns
+        -------
+        int64 array (WIDTH, WIDTH)
+            The spectrum, before the weights of frequency.
+        """
+        spectrum = np.zeros((WIDTH, WIDTH), np.int64)
+        used = self.index[:WRITTEN].astype(np.intp)
+        spectrum[used[..., 0], used[..., 1]] = self.sign[:WRITTEN] * values[:, None]
+        return spectrum
+
+
+def _rings() -> NDArray[np.int16]:
+    """The coefficients by ring, int16 (COEFFICIENTS, TOTAL, 2), from low to high frequency."""
     low, high = BAND
     pairs = [
         (u * u + v * v, u, v)
@@ -60,23 +92,42 @@ def table() -> tuple[NDArray[np.int16], NDArray[np.int8]]:
         if low * low <= u * u + v * v < high * high
     ]
     pairs.sort()
-    per = len(pairs) // TOTAL
-    index = np.zeros((TOTAL, per, 2), np.int16)
-    for ring in range(per):
-        order = np.argsort(_stream(b"order%d" % ring, TOTAL), kind="stable")
-        chunk = np.array([p[1:] for p in pairs[ring * TOTAL : (ring + 1) * TOTAL]], np.int16)
-        index[:, ring] = chunk[order]
-    sign = np.where(_stream(b"sign", TOTAL * per) & np.uint64(1), 1, -1).astype(np.int8).reshape(TOTAL, per)
-    return index, sign
+    return np.array([p[1:] for p in pairs[: COEFFICIENTS * TOTAL]], np.int16).reshape(COEFFICIENTS, TOTAL, 2)
 
 
-COEFFICIENTS = int(table()[0].shape[1])
+@lru_cache(maxsize=8)
+def derive(key: bytes | None = None) -> Carriers:
+    """The carriers that belong to a key.
 
+    Parameters
+    ----------
+    key : bytes or None
+        A consortium's secret; None gives the carriers that everybody has.
 
-@cache
-def pilot_signs() -> NDArray[np.int8]:
-    """Known signs of the pilots, int8 (PILOTS,)."""
-    return np.where(_stream(b"pilots", PILOTS) & np.uint64(1), 1, -1).astype(np.int8)
+    Raises
+    ------
+    ValueError
+        The key is shorter than MIN_KEY bytes.
+    """
+    if key is not None and len(key) < MIN_KEY:
+        raise ValueError(f"a consortium key has at least {MIN_KEY} bytes, not {len(key)}")
+    # The label's length is in front, so that no key and label run into each other.
+    seed = _SEED if key is None else _SEED + b"|key|" + len(key).to_bytes(4, "big") + key
+
+    def stream(label: bytes, count: int) -> NDArray[np.uint64]:
+        return np.frombuffer(hashlib.shake_256(seed + b"|" + label).digest(8 * count), "<u8")
+
+    def signs(label: bytes, count: int) -> NDArray[np.int8]:
+        return np.where(stream(label, count) & np.uint64(1), 1, -1).astype(np.int8)
+
+    rings = _rings()
+    index = np.empty((TOTAL, COEFFICIENTS, 2), np.int16)
+    for ring in range(COEFFICIENTS):
+        index[:, ring] = rings[ring][np.argsort(stream(b"order%d" % ring, TOTAL), kind="stable")]
+    parts = index, signs(b"sign", TOTAL * COEFFICIENTS).reshape(TOTAL, -1), signs(b"pilots", PILOTS)
+    for part in parts:
+        part.setflags(write=False)
+    return Carriers(*parts)
 
 
 @cache
@@ -88,30 +139,11 @@ def dct_table() -> NDArray[np.int64]:
     return np.asarray(np.rint(basis * 2**DCT_BITS), np.int64)
 
 
+@cache
 def digest() -> str:
-    """SHA-256 of all integer tables; a release names it and refuses any other."""
-    index, sign = table()
+    """SHA-256 of all integer tables without a key; a release names it and refuses any other."""
+    public = derive()
     h = hashlib.sha256()
-    for part in (index.astype("<i2"), sign, pilot_signs(), dct_table().astype("<i8")):
+    for part in (public.index.astype("<i2"), public.sign, public.pilot_signs, dct_table().astype("<i8")):
         h.update(np.ascontiguousarray(part).tobytes())
     return h.hexdigest()
-
-
-def scatter(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Put one value per written carrier on its coefficients.
-
-    Parameters
-    ----------
-    values : int array (WRITTEN,)
-        Signed amplitude of each code carrier and pilot.
-
-    Returns
-    -------
-    int64 array (WIDTH, WIDTH)
-        The spectrum, before the weights of frequency.
-    """
-    index, sign = table()
-    spectrum = np.zeros((WIDTH, WIDTH), np.int64)
-    used = index[:WRITTEN].astype(np.intp)
-    spectrum[used[..., 0], used[..., 1]] = sign[:WRITTEN] * values[:, None]
-    return spectrum

@@ -35,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     train.add_argument(
         "--start", type=Path, metavar="FILE", help=".safetensors file to begin with; a checkpoint in --out comes first"
     )
+    train.add_argument(
+        "--adversarial-weight",
+        type=float,
+        default=0.02,
+        help="weight of the discriminator in the last quarter, 0 for none (default: %(default)s)",
+    )
     train.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     train.add_argument("--threads", type=int, help="threads on the CPU")
     train.add_argument("--all", action="store_true", help="train on the validation split too")
@@ -42,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     release.add_argument("checkpoint", type=Path)
     release.add_argument("--out", type=Path, required=True, help="folder for NAME.safetensors and NAME.onnx")
     release.add_argument("--name", default="medprov-w1-1")
+    plots = commands.add_parser("plots", help="draw loss.png and attacks.png of a training run")
+    plots.add_argument("run", type=Path, help="the --out folder of train")
     commands.add_parser("info", help="the installed release and its hashes")
     args = parser.parse_args(argv)
     try:
@@ -51,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from medprov_watermark.training import commands as training
         except ImportError as error:
             raise WatermarkError(f"training needs torch ({error}): pip install 'medprov-watermark[train]'") from error
-        return training.train(args) if args.command == "train" else training.release(args)
+        return {"train": training.train, "plots": training.plots, "release": training.release}[args.command](args)
     except WatermarkError as error:
         print(f"medprov-watermark: {error}", file=sys.stderr)
         return 1

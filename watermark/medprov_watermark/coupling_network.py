@@ -147,20 +147,21 @@ class CouplingNetwork:
         shift = np.clip(np.floor(bias * 2 ** (bits + ACT_BITS) + 0.5), -(2**20), 2**20)
         return Layer(np.ascontiguousarray(columns, np.float32), shift.astype(np.float32), bits, kernel)
 
-    def synthesise(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+    def synthesise(self, values: NDArray[np.int64], carriers: cr.Carriers) -> NDArray[np.int64]:
         """Carrier pattern of signed amplitudes.
 
         Parameters
         ----------
         values : int array (WRITTEN,)
             Signed amplitudes in quarters.
+        carriers : Carriers
 
         Returns
         -------
         int64 array (SIZE, SIZE)
             Units of ``2**-FIELD_BITS``; of unit power where all amplitudes are 4 quarters and all weights are 1.
         """
-        spectrum = (cr.scatter(values.astype(np.int64)) * self._frequency).astype(np.float64)
+        spectrum = (carriers.scatter(values.astype(np.int64)) * self._frequency).astype(np.float64)
         basis = cr.dct_table().astype(np.float64)
         plain = (basis.T @ spectrum @ basis).astype(np.int64)
         shift = AMPLITUDE_BITS + FREQUENCY_BITS + 2 * cr.DCT_BITS + _UNIT_BITS - FIELD_BITS

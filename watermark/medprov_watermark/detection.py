@@ -1,18 +1,22 @@
-"""Whether a mark is there, and which way up: decided by the pilots alone, before anything is decoded."""
+"""Whether a mark is there, and how the picture lies: decided by the pilots alone, before anything is decoded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medprov_watermark import carriers as cr
+from medprov_watermark.extractor import F32, Reader, shrunk
 from medprov_watermark.geometry import ALL, Geometry
 
+FALSE_ALARM = 1e-9
+"""Chance, computed over all that was tried, below which pilots count as a mark."""
 THRESHOLD = 7.2
-"""Least pilot score that counts as a mark, in standard deviations of an unmarked carrier."""
+"""Least pilot score that counts as a mark in the eight orientations, in standard deviations of an unmarked carrier."""
 FLAT = 0.5
 """A working picture whose grey values differ by less than this cannot hold a mark."""
 SURE = 14.0
@@ -21,9 +25,6 @@ DEGREES, SPREAD = 400, 1.1
 """Law of the score on unmarked pictures: SPREAD times Student's t with DEGREES of freedom. The 832 coefficients of the
 null carriers would give 832 degrees if all were alike; ``benchmarks/false_alarm.py`` measures both figures, and these
 are on the safe side of them."""
-COMPUTED_FALSE_ALARM = 7.3e-10
-"""Chance of a score above THRESHOLD in one of the eight orientations of an unmarked picture: eight times the upper tail
-of that law."""
 MEASURED_FALSE_ALARM = 3 / 1000
 """Bound at 95 % from counting: no payload in 1 000 unmarked pictures (``benchmarks/false_alarm.py``; rule of three)."""
 
@@ -37,54 +38,87 @@ class Detection:
     score : float
         Pilot score in standard deviations of an unmarked carrier.
     geometry : Geometry
-        The orientation with the highest score.
+        How the picture lies, as the highest score has it.
     soft_bits : float32 array (CODE,)
         Answers of the code carriers in the same unit; positive means 1.
+    tries : int
+        Places, angles and sizes among which the score is the highest.
     """
 
     score: float
     geometry: Geometry
     soft_bits: NDArray[np.float32]
+    tries: int = len(ALL)
+
+    @property
+    def false_alarm(self) -> float:
+        """How many of the tries would be expected to score as high on an unmarked picture."""
+        return self.tries * tail(self.score)
 
     @property
     def present(self) -> bool:
-        """Whether the score passes the threshold."""
-        return self.score >= THRESHOLD
+        """Whether that is too little to be chance."""
+        return self.false_alarm <= FALSE_ALARM
 
 
-def pilot_score(answers: NDArray[np.float32]) -> NDArray[np.float64]:
+NOTHING = Detection(0.0, Geometry(), np.zeros(cr.CODE, np.float32))
+
+
+def tail(score: float) -> float:
+    """Chance that one unmarked picture scores higher in one try: the upper tail of SPREAD times Student's t.
+
+    By the normal approximation of D. Wallace, "Bounds on Normal Approximations to Student's and the Chi-Square
+    Distributions", Ann. Math. Stat. 30(4), 1959, whose error is far below that of the law itself.
+    """
+    if not math.isfinite(score):
+        return 1.0
+    t, n = score / SPREAD, DEGREES
+    z = math.copysign((8 * n + 1) / (8 * n + 3) * math.sqrt(n * math.log1p(t * t / n)), t)
+    return 0.5 * math.erfc(z / math.sqrt(2))
+
+
+def pilot_score(answers: NDArray[np.float32], carriers: cr.Carriers) -> NDArray[np.float64]:
     """Sum of the pilots with their known signs, scaled to unit variance on unmarked pictures; float64 (B,).
 
     Parameters
     ----------
     answers : float32 array (B, WRITTEN)
-        What the extractor gives.
+        What the reader gives.
     """
     pilots = answers[:, cr.CODE :].astype(np.float64)
-    return np.asarray(pilots @ cr.pilot_signs() / np.sqrt(cr.PILOTS), np.float64)
+    return np.asarray(pilots @ carriers.pilot_signs / np.sqrt(cr.PILOTS), np.float64)
 
 
-def detect(picture: NDArray[np.float32], extractor: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Detection:
-    """Find the orientation whose pilots answer best.
+def flat(picture: F32) -> bool:
+    """Whether a picture has too few grey values to hold a mark."""
+    return float(picture.max() - picture.min()) < FLAT
+
+
+def upright(grey: F32, reader: Reader) -> Iterator[Detection]:
+    """The orientation whose pilots answer best.
 
     Parameters
     ----------
-    picture : float32 array (SIZE, SIZE)
-        Working picture as it stands.
-    extractor : callable
-        float32 (B, SIZE, SIZE) -> float32 (B, WRITTEN).
+    grey : float32 array (H, W)
+        What :func:`medprov_watermark.extractor.grey_picture` gives.
+
+    Yields
+    ------
+    Detection
+        The picture as it stands, if that is sure; else the best of all eight orientations.
     """
-    if float(picture.max() - picture.min()) < FLAT:
-        return Detection(0.0, Geometry(), np.zeros(cr.CODE, np.float32))
+    picture = shrunk(grey)
+    if flat(picture):
+        return
 
     def best(candidates: tuple[Geometry, ...]) -> Detection:
-        answers = extractor(np.stack([g.undo(picture) for g in candidates]))
-        scores = pilot_score(answers)
+        answers = reader(np.stack([g.undo(picture) for g in candidates]))
+        scores = pilot_score(answers, reader.carriers)
         top = int(np.argmax(scores))
         return Detection(float(scores[top]), candidates[top], answers[top, : cr.CODE])
 
-    upright = best(ALL[:1])
-    if upright.score >= SURE:
-        return upright
-    other = best(ALL[1:])
-    return other if other.score > upright.score else upright
+    standing = best(ALL[:1])
+    if standing.score < SURE:
+        other = best(ALL[1:])
+        standing = other if other.score > standing.score else standing
+    yield standing

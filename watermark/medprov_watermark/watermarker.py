@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medprov_watermark import battery, coupling, integrity, tuning
+from medprov_watermark import battery, coupling, integrity, synchronisation, tuning
 from medprov_watermark import body as w2
 from medprov_watermark import carriers as cr
 from medprov_watermark.coupling import Frozen
-from medprov_watermark.detection import THRESHOLD, detect, pilot_score
+from medprov_watermark.detection import FALSE_ALARM, NOTHING, Detection, upright
 from medprov_watermark.errors import AlreadyMarkedError, CapacityError, EmbedError, RestoreError
-from medprov_watermark.extractor import working_picture
+from medprov_watermark.extractor import Reader, grey_picture
 from medprov_watermark.geometry import Geometry
 from medprov_watermark.hashing import content_hash
 from medprov_watermark.image_mark import ImageMark, Signer
 from medprov_watermark.integrity import Frame, blocks
 from medprov_watermark.integrity.header import MODEL_BYTES
-from medprov_watermark.payload import Payload, commitment, decode, encode
+from medprov_watermark.payload import Decoded, Payload, commitment, decode, encode
 from medprov_watermark.weights import Release, load_release
 
 FORMAT = 1
@@ -33,6 +33,7 @@ MIN_SIDE = 64
 STAND_IN = 512
 """Larger pictures are tuned on a stand-in of this longer side."""
 MAX_SHIFT = 8
+_LAST_DRAW = 1000
 LIFTS = 5
 """Tries with more gain when the finished picture falls short of what its stand-in promised."""
 _WINDOW = (0.005, 0.995)
@@ -115,7 +116,11 @@ class Extraction:
     soft_bits : float32 array (CODE,)
         Answers of the code carriers, in standard deviations of an unmarked carrier.
     presence : float
-        Pilot score in standard deviations; a mark is present from ``detection.THRESHOLD`` on.
+        Pilot score in standard deviations.
+    present : bool
+        Whether a mark is there: the pilots alone, or pilots and codeword together, are too good to be chance.
+    false_alarm : float
+        How many places, angles and sizes would be expected to give such pilots on an unmarked picture.
     geometry : Geometry
     corrected : int
         Codeword bits that were wrong.
@@ -125,9 +130,20 @@ class Extraction:
     payload: Payload | None
     soft_bits: NDArray[np.float32]
     presence: float
+    present: bool
+    false_alarm: float
     geometry: Geometry
     corrected: int
     integrity: Integrity
+
+
+def _convincing(seen: Detection, read: Decoded) -> bool:
+    """Whether a payload may be believed.
+
+    The pilots' and the codeword's chance are independent on an unmarked picture, so their product lies below p with a
+    probability of ``p (1 - log p)``, less than FALSE_ALARM for the bound taken here.
+    """
+    return seen.present or seen.false_alarm * read.chance <= FALSE_ALARM / 25
 
 
 def salted(salt: bytes, cover: bytes) -> bytes:
@@ -184,12 +200,17 @@ class DualWatermarker:
     Use :meth:`load`. An instance holds no state of any picture and may be shared.
     """
 
-    def __init__(self, release: Release) -> None:
+    def __init__(self, release: Release, key: bytes | None = None) -> None:
         self._release = release
+        self._reader = Reader(release.extractor, cr.derive(key))
 
     @classmethod
     def load(
-        cls, weights: Path | str | None = None, device: str = "auto", threads: int | None = None
+        cls,
+        weights: Path | str | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+        key: bytes | None = None,
     ) -> DualWatermarker:
         """Load released weights.
 
@@ -201,12 +222,17 @@ class DualWatermarker:
             ``"auto"``, ``"cpu"`` or ``"cuda"``: where the extractor runs. The integers of a mark do not depend on it.
         threads : int or None
             Threads of the extractor.
+        key : bytes or None
+            A consortium's secret of at least ``carriers.MIN_KEY`` bytes, which deals the coefficients out to other
+            carriers: without it W1 cannot be read and the cover not be restored. None: everybody can.
 
         Raises
         ------
         WeightsError
+        ValueError
+            The key is too short.
         """
-        return cls(load_release(Path(weights) if weights is not None else None, device, threads))
+        return cls(load_release(Path(weights) if weights is not None else None, device, threads), key)
 
     @property
     def model(self) -> bytes:
@@ -267,29 +293,29 @@ class DualWatermarker:
             raise EmbedError(f"padding value {padding} is not within 0..65535")
         if roi is not None and (roi.dtype != np.bool_ or roi.shape != image.shape[:2]):
             raise EmbedError(f"region of interest is {roi.dtype} of shape {roi.shape}: give bool of {image.shape[:2]}")
-        found = self.extract(image)
+        found = self.extract(image, search=False)
         if found.payload is not None or found.integrity.state == "intact":
             seen = found.integrity.payload or found.payload
             serial = seen.serial.hex() if seen else "?"
             raise AlreadyMarkedError(f"the picture is marked already (serial {serial}); restore it to mark it anew")
-        signs = np.concatenate([encode(payload), cr.pilot_signs()]).astype(np.int8)
+        signs = self._signs(payload)
         area = None if roi is None else blocks.from_mask(roi)
         mask = None if area is None else blocks.to_mask(area, image.shape[:2])
         if mask is not None and mask.all():
             raise EmbedError("region of interest covers every block of the picture: nothing is left to mark")
         salt = secrets.token_bytes(16)
         base, shift = _window(image, padding)
-        tuned = self._tune(image, signs, base, shift, mask, payload)
+        tuned = self._tune(image, signs, base, shift, mask)
         if not tuned.reads:
             raise EmbedError("the mark cannot be read in this picture at any strength: it is too flat or too busy")
         gain = tuned.gain
         finished: list[Marked] = []
         for _ in range(LIFTS):
-            frozen = Frozen(gain, base, shift, legal, padding, mask)
+            frozen = Frozen(gain, base, shift, legal, padding, mask, self._reader.carriers)
             marked = self._write(image, payload, signs, tuned, frozen, area, signer, salt)
             if self._reads(marked.image, payload):
                 finished.append(marked)
-                if self._survives(marked.image, base, shift, payload, tuned):
+                if self._survives(marked.image, base, shift, signs, tuned.passed):
                     break
             gain = min(tuning.LARGEST_GAIN, int(gain * 1.08) + 1)
         else:
@@ -300,6 +326,9 @@ class DualWatermarker:
         if not np.array_equal(self.restore(marked.image), image):
             raise EmbedError("the finished picture does not restore to its cover: please report this picture")
         return marked
+
+    def _signs(self, payload: Payload) -> NDArray[np.int8]:
+        return np.concatenate([encode(payload), self._reader.carriers.pilot_signs]).astype(np.int8)
 
     def _check(self, image: Samples) -> None:
         _check_kind(image)
@@ -313,18 +342,13 @@ class DualWatermarker:
         base: int,
         shift: int,
         mask: NDArray[np.bool_] | None,
-        payload: Payload,
     ) -> tuning.Tuned:
         shown = _stand_in(image, base, shift)
         if mask is not None and mask.shape != shown.shape:
             size = (shown.shape[1], shown.shape[0])
             mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST), np.bool_)
 
-        def readable(soft: NDArray[np.float32]) -> bool:
-            decoded = decode(soft)
-            return decoded is not None and decoded.payload == payload
-
-        return tuning.tune(shown, signs, self._release.network, self._release.extractor, readable, mask)
+        return tuning.tune(shown, signs, self._release.network, self._reader, mask)
 
     def _write(
         self,
@@ -390,31 +414,26 @@ class DualWatermarker:
             bool(tuned.passed.all()),
         )
 
-    def _survives(self, image: Samples, base: int, shift: int, payload: Payload, tuned: tuning.Tuned) -> bool:
-        """Whether the finished picture passes what its stand-in passed."""
-        attacked = [
-            a for a, good in zip(battery.attacked(_stand_in(image, base, shift)), tuned.passed, strict=True) if good
-        ]
-        seen = [working_picture(a) for a in attacked]
-        if image.ndim == 3 and image.dtype == np.uint8 and max(image.shape) <= STAND_IN and tuned.passed.all():
-            # the colour planes of a JPEG file disturb the luminance too
-            seen.append(working_picture(battery.jpeg(np.asarray(image, np.uint8), 50)))
-        answers = self._release.extractor(np.stack(seen))
-        decoded = [decode(a[: cr.CODE]) for a in answers]
-        scores = pilot_score(answers)
-        return bool((scores >= THRESHOLD + 0.5).all()) and all(d is not None and d.payload == payload for d in decoded)
+    def _survives(
+        self, image: Samples, base: int, shift: int, signs: NDArray[np.int8], passed: NDArray[np.bool_]
+    ) -> bool:
+        """Whether the finished picture passes what its stand-in passed, now under other noise."""
+        answers = self._reader(*battery.seen(_stand_in(image, base, shift), _LAST_DRAW))
+        return bool((tuning.survived(answers, signs, spare=0.0) | ~passed).all())
 
     def _reads(self, image: Samples, payload: Payload) -> bool:
-        found = self.extract(image)
+        found = self.extract(image, search=False)
         return found.payload == payload and found.integrity.state == "intact"
 
-    def extract(self, image: Samples) -> Extraction:
+    def extract(self, image: Samples, search: bool = True) -> Extraction:
         """Read both marks of a picture.
 
         Parameters
         ----------
         image : uint8 or uint16 array (H, W) or (H, W, 3)
-            Any content, any of the eight orientations for W1; W2 is read as the picture stands.
+            Any content. W2 is read as the picture stands.
+        search : bool
+            Whether to look for W1 at any angle and in windows too, where none of the eight orientations has it.
 
         Raises
         ------
@@ -422,13 +441,25 @@ class DualWatermarker:
             The array is no picture of this kind.
         """
         _check_kind(image)
-        seen = detect(working_picture(image), self._release.extractor)
-        decoded = decode(seen.soft_bits) if seen.present else None
+        grey = grey_picture(image)
+        best, decoded = NOTHING, None
+        for stage in (upright, synchronisation.rotated, synchronisation.windows):
+            for seen in stage(grey, self._reader):
+                read = decode(seen.soft_bits) if seen.false_alarm < 1 else None
+                if read is not None and _convincing(seen, read):
+                    best, decoded = seen, read
+                    break
+                if seen.false_alarm < best.false_alarm:
+                    best = seen
+            if decoded is not None or best.present or not search:
+                break
         return Extraction(
             decoded.payload if decoded else None,
-            seen.soft_bits,
-            seen.score,
-            seen.geometry,
+            best.soft_bits,
+            best.score,
+            best.present or decoded is not None,
+            best.false_alarm,
+            best.geometry,
             decoded.corrected_bits if decoded else 0,
             self.integrity(image),
         )
@@ -482,9 +513,11 @@ class DualWatermarker:
                 f"the cover cannot be restored: marked by model {header.model.hex()}..., loaded is "
                 f"{self.model[:8].hex()}...; load that model's weights"
             )
-        signs = np.concatenate([encode(body.payload), cr.pilot_signs()]).astype(np.int8)
+        signs = self._signs(body.payload)
         values = tuning.values_of(body.codes, signs)
-        frozen = Frozen(header.gain, body.base, header.shift, header.legal, header.padding, frame.roi)
+        frozen = Frozen(
+            header.gain, body.base, header.shift, header.legal, header.padding, frame.roi, self._reader.carriers
+        )
         if body.exceptions.size and body.exceptions[-1] >= frame.image.shape[0] * frame.image.shape[1]:
             raise RestoreError("the cover cannot be restored: the integrity mark names pixels outside the picture")
         cover = coupling.inverse(frame.image, values, body.exceptions, self._release.network, frozen)

@@ -65,7 +65,10 @@ def load_release(weights: Path | None = None, device: str = "auto", threads: int
     network = CouplingNetwork({k.removeprefix(_PREFIX): v for k, v in tensors.items() if k.startswith(_PREFIX)})
     onnx = path.with_suffix(".onnx")
     _read(onnx)
-    extractor = Extractor(onnx, device, threads)
+    try:
+        extractor = Extractor(onnx, tensors["extractor.frequency"], device, threads)
+    except KeyError:
+        raise WeightsError(f"{path}: extractor.frequency is missing; fetch the weights again") from None
     if extractor.model != model.hex():
         raise WeightsError(f"{onnx}: extractor of another model than {path.name}; fetch both again")
     return Release(model, network, extractor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import random
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -114,14 +115,28 @@ def warp(x: Tensor, angle: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def occlude(x: Tensor, kept: float, inside: bool) -> Tensor:
-    """Black outside (or, with `inside`, black inside) a random window of the given share of the area."""
+    """A random window of the given share of the area, in its place; with `inside`, all but one of the rest, black.
+
+    Around a window the verifier puts the window's mean grey value.
+    """
     h, w = x.shape[2:]
     share = 1 - kept if inside else kept
     wh, ww = round(h * share**0.5), round(w * share**0.5)
     top, left = random.randint(0, h - wh), random.randint(0, w - ww)
     window = torch.zeros_like(x)
     window[..., top : top + wh, left : left + ww] = 1
-    return x * (1 - window) if inside else x * window
+    if inside:
+        return x * (1 - window)
+    mean = x[..., top : top + wh, left : left + ww].mean((2, 3), keepdim=True)
+    return torch.where(window > 0, x, mean)
+
+
+def rotate_and_back(x: Tensor, degrees: float) -> Tensor:
+    """Rotation on the same canvas and the verifier's turn back: two interpolations and the corners lost."""
+    n = x.shape[0]
+    still, there = torch.zeros(n, 2, device=x.device), torch.full((n,), degrees, device=x.device)
+    turned = warp(x, there, torch.ones_like(there), still)
+    return warp(straight_through(turned, turned.round()), -there, torch.ones_like(there), still)
 
 
 def rescale(x: Tensor, factor: float) -> Tensor:
@@ -129,45 +144,110 @@ def rescale(x: Tensor, factor: float) -> Tensor:
     return F.interpolate(small, size=x.shape[2:], mode="bicubic")
 
 
-def _tone(x: Tensor) -> Tensor:
+def misplaced(x: Tensor) -> tuple[str, Tensor, Callable[[Tensor], Tensor]]:
+    """A picture as the verifier's search sees it: turned by any angle and perhaps mirrored, or a window in a corner.
+
+    Returns
+    -------
+    name : str
+    picture : float tensor (B, 1, H, W)
+    back : callable
+        Brings what the extractor makes of `picture`, (B, H, W), into the cover's frame.
+    """
+    if random.random() < 0.6:
+        return _cornered(x)
+    mirrored, n = random.random() < 0.5, x.shape[0]
+    angle = torch.full((n,), random.uniform(0, 360), device=x.device)
+    one, still = torch.ones(n, device=x.device), torch.zeros(n, 2, device=x.device)
+    turned = warp(x.flip(3) if mirrored else x, angle, one, still)
+
+    def back(white: Tensor) -> Tensor:
+        upright = warp(white.float()[:, None], -angle, one, still)[:, 0]
+        return upright.flip(2) if mirrored else upright
+
+    return "search: angle", turned, back
+
+
+def _cornered(x: Tensor) -> tuple[str, Tensor, Callable[[Tensor], Tensor]]:
+    size = x.shape[2]
+    height, width = (round(size * random.uniform(0.6, 1.0)) for _ in range(2))
+    top, left = random.randint(0, size - height), random.randint(0, size - width)
+    part = x[..., top : top + height, left : left + width]
+    canvas = part.mean((2, 3), keepdim=True).expand_as(x).clone()
+    canvas[..., :height, :width] = part
+
+    def back(white: Tensor) -> Tensor:
+        return F.pad(white[:, :height, :width], (left, size - left - width, top, size - top - height))
+
+    return "search: window", canvas, back
+
+
+def _tone(x: Tensor, strength: float) -> tuple[str, Tensor]:
     kind = random.random()
-    if kind < 0.35:
-        return equalise(x)
-    if kind < 0.7:
-        return gamma(x, math.exp(random.uniform(-0.75, 0.75)))
-    return contrast(x, random.uniform(0.6, 1.6), random.uniform(-50, 50))
+    if kind < 0.25:
+        return "equalise", equalise(x)
+    if kind < 0.5:
+        return "gamma", gamma(x, math.exp(random.uniform(-0.75, 0.75)))
+    if kind < 0.75:
+        return "brightness", contrast(x, 1.0, random.uniform(-55, 55))
+    return "contrast", contrast(x, math.exp(random.uniform(-0.45, 0.45)), 0.0)
 
 
-def _noise(x: Tensor, strength: float) -> Tensor:
+def _noise(x: Tensor, strength: float) -> tuple[str, Tensor]:
     kind = random.random()
     if kind < 0.45:
-        return x + random.uniform(1, 4 + 22 * strength) * torch.randn_like(x)
-    if kind < 0.6:
-        return x * (1 + random.uniform(0.02, 0.1) * torch.randn_like(x))
-    if kind < 0.75:
-        return straight_through(x, torch.poisson(x.detach().clamp(0, 255)))
-    return salt_and_pepper(x, random.uniform(0.002, 0.004 + 0.01 * strength))
+        return "gaussian", x + random.uniform(2, 4 + 18 * strength) * torch.randn_like(x)
+    if kind < 0.65:
+        return "speckle", x * (1 + random.uniform(0.02, 0.03 + 0.08 * strength) * torch.randn_like(x))
+    if kind < 0.8:
+        return "poisson", straight_through(x, torch.poisson(x.detach().clamp(0, 255)))
+    return "salt and pepper", salt_and_pepper(x, random.uniform(0.001, 0.002 + 0.009 * strength))
 
 
-def _filter(x: Tensor) -> Tensor:
+def _filter(x: Tensor, strength: float) -> tuple[str, Tensor]:
     kind = random.random()
     if kind < 0.4:
-        return gaussian_blur(x, 7, random.uniform(0.8, 1.8))
-    if kind < 0.6:
-        return mean_filter(x, 3)
-    return median_filter(x)
+        return "blur", gaussian_blur(x, 7, random.uniform(0.8, 1.8))
+    if kind < 0.7:
+        return "mean", mean_filter(x, 3)
+    return "median", median_filter(x)
 
 
-def _compress(x: Tensor, strength: float) -> Tensor:
+def _compress(x: Tensor, strength: float) -> tuple[str, Tensor]:
     kind = random.random()
-    if kind < 0.86:
-        return jpeg(x, random.uniform(90 - 65 * strength, 95))
-    if kind < 0.95:
-        return codec(x, "WEBP", quality=random.randint(40, 90), method=0)
-    return codec(x, "JPEG2000", quality_mode="rates", quality_layers=[random.choice([10, 20])], irreversible=True)
+    if kind < 0.76:
+        return "jpeg", jpeg(x, random.uniform(90 - 68 * strength, 95))
+    if kind < 0.89:
+        return "webp", codec(x, "WEBP", quality=random.randint(40, 90), method=0)
+    rate = random.choice([10, 20])
+    return "jpeg 2000", codec(x, "JPEG2000", quality_mode="rates", quality_layers=[rate], irreversible=True)
 
 
-def random_attack(x: Tensor, probability: float, strength: float) -> Tensor:
+def _geometry(x: Tensor, strength: float) -> tuple[str, Tensor]:
+    kind = random.random()
+    if kind < 0.4:
+        return "crop", occlude(x, random.uniform(1 - 0.62 * strength, 0.95), inside=False)
+    if kind < 0.6:
+        return "blackout", occlude(x, random.uniform(0.7, 0.95), inside=True)
+    if kind < 0.8:
+        return "rotation", rotate_and_back(x, random.uniform(-45, 45))
+    return "rescale", rescale(x, random.uniform(0.4, 0.9))
+
+
+_KINDS: tuple[tuple[float, Callable[[Tensor, float], tuple[str, Tensor]]], ...] = (
+    (0.30, _compress),
+    (0.28, _noise),
+    (0.12, _filter),
+    (0.12, _tone),
+    (0.18, _geometry),
+)
+_SECOND = 0.2
+"""Chance of a second attack behind the first, at full strength."""
+_JITTER = 0.3
+"""Chance of the small error that the verifier's search for angle, scale and place leaves."""
+
+
+def random_attack(x: Tensor, probability: float, strength: float) -> tuple[str, Tensor]:
     """One or two random attacks in a random order, as the curriculum asks.
 
     Parameters
@@ -177,32 +257,26 @@ def random_attack(x: Tensor, probability: float, strength: float) -> Tensor:
     probability : float
         Chance that anything happens at all.
     strength : float
-        0..1, scales compression and noise.
+        0..1, scales compression, noise and loss of area.
+
+    Returns
+    -------
+    name : str
+        The first attack, ``"none"`` where there was none.
+    attacked : float tensor (B, 1, H, W)
+        Whole grey values, 0..255.
     """
+    name = "none"
     if random.random() < probability:
-        kinds = random.choices(
-            ["compress", "filter", "tone", "noise", "occlude", "rescale"], [0.34, 0.2, 0.2, 0.16, 0.05, 0.05], k=2
-        )
-        for i, kind in enumerate(kinds):
-            if i == 1 and random.random() > 0.2 * strength:
-                break
-            if kind == "compress":
-                x = _compress(x, strength)
-            elif kind == "filter":
-                x = _filter(x)
-            elif kind == "tone":
-                x = _tone(x)
-            elif kind == "noise":
-                x = _noise(x, strength)
-            elif kind == "occlude":
-                x = occlude(x, random.uniform(0.5, 0.95), inside=random.random() < 0.5)
-            else:
-                x = rescale(x, random.uniform(0.4, 0.9))
+        count = 2 if random.random() < _SECOND * strength else 1
+        chosen = random.choices([k for _, k in _KINDS], [share for share, _ in _KINDS], k=count)
+        for i, attack in enumerate(chosen):
+            one, x = attack(x, strength)
+            name = one if i == 0 else name
             x = x.clamp(0, 255)
-        x = straight_through(x, x.round())
-    if random.random() < 0.3 * probability:
+    if random.random() < _JITTER * probability:
         n = x.shape[0]
-        angle = torch.empty(n, device=x.device).uniform_(-0.7, 0.7)
-        scale = torch.empty(n, device=x.device).uniform_(0.99, 1.01)
-        x = warp(x, angle, scale, torch.empty(n, 2, device=x.device).uniform_(-0.008, 0.008))
-    return x
+        angle = torch.empty(n, device=x.device).uniform_(-0.4, 0.4)
+        scale = torch.empty(n, device=x.device).uniform_(0.994, 1.006)
+        x = warp(x, angle, scale, torch.empty(n, 2, device=x.device).uniform_(-0.005, 0.005))
+    return name, straight_through(x, x.round())

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from medprov_watermark.errors import WatermarkError
-from medprov_watermark.training import data, loop
+from medprov_watermark.training import data, loop, records
 
 _DAMAGED = (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, pickle.UnpicklingError)
 """What torch raises for files that are no checkpoints of ours."""
@@ -40,7 +40,12 @@ def train(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise WatermarkError(f"{args.images}: {error}") from error
     settings = loop.Settings(
-        steps=args.steps, batch=args.batch, rate=args.rate, final_db=args.final_db, ssim_weight=args.ssim_weight
+        steps=args.steps,
+        batch=args.batch,
+        rate=args.rate,
+        final_db=args.final_db,
+        ssim_weight=args.ssim_weight,
+        adversarial_weight=args.adversarial_weight,
     )
     print(f"{len(paths)} pictures, {len(pictures)} windows, {settings.steps} steps on {args.device}", flush=True)
     trainer = loop.Trainer(pictures, settings, torch.device(args.device))
@@ -80,6 +85,24 @@ def _left_out_in_one_line() -> Iterator[None]:
         finally:
             for one in left_out:
                 print(f"medprov-watermark: {' '.join(str(one.message).splitlines())}", file=sys.stderr)
+
+
+def plots(args: argparse.Namespace) -> int:
+    """Draw the curves of a run.
+
+    Raises
+    ------
+    WatermarkError
+        No log, or matplotlib is missing.
+    """
+    try:
+        for path in records.plot(args.run):
+            print(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise WatermarkError(f"{args.run}: no log of medprov-watermark train ({error})") from error
+    except ImportError as error:
+        raise WatermarkError("plots need matplotlib; install medprov-watermark[train]") from error
+    return 0
 
 
 def release(args: argparse.Namespace) -> int:

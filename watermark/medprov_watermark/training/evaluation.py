@@ -98,7 +98,7 @@ def measure(
         torch.manual_seed(seed)
         for start in range(0, len(pictures), batch):
             x = pictures[start : start + batch].float().to(device)
-            values = random_values(len(x), torch.device("cpu")).sign().to(device)
+            values = random_values(len(x), torch.device("cpu")).to(device)
             marked = embed(model.coupling, x, values, torch.full((len(x), 1, 1, 1), db, device=device))
             for i, attack in enumerate(battery):
                 answers = model.extractor(attack(marked).clamp(0, 255).round())

@@ -32,7 +32,7 @@ def release_bytes(model: Model) -> bytes:
 
 
 def extractor_onnx(model: Model, model_hash: str) -> bytes:
-    """The extractor as an ONNX file: input ``picture`` (B, 1, SIZE, SIZE), output ``answers`` (B, WRITTEN)."""
+    """The extractor as an ONNX file: input ``picture`` (B, 1, SIZE, SIZE), output ``white`` (B, SIZE, SIZE)."""
     extractor = ReleasedExtractor(model.extractor).float().cpu().eval()
     extractor.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     example: Tensor = torch.rand(2, 1, cr.SIZE, cr.SIZE) * 255
@@ -46,8 +46,8 @@ def extractor_onnx(model: Model, model_hash: str) -> bytes:
             (example,),
             buffer,  # type: ignore[arg-type]
             input_names=["picture"],
-            output_names=["answers"],
-            dynamic_axes={"picture": {0: "batch"}, "answers": {0: "batch"}},
+            output_names=["white"],
+            dynamic_axes={"picture": {0: "batch"}, "white": {0: "batch"}},
             opset_version=_OPSET,
             dynamo=False,
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-import csv
 import math
 import os
 import random
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,13 +22,20 @@ from torch import Tensor, nn
 from medprov_watermark import carriers as cr
 from medprov_watermark.training import attacks
 from medprov_watermark.training.data import augment
+from medprov_watermark.training.discriminator import Discriminator, adversarial, discriminating
 from medprov_watermark.training.networks import CouplingNetwork, Extractor, straight_through
+from medprov_watermark.training.records import Records
 
 CHECKPOINT = "checkpoint.pt"
 _ADVANCE = 0.93
 """Running bit accuracy above which the curriculum gets harder."""
 _MOST_ATTACKED = 0.9
 """Share of steps with attacks at the end of the curriculum."""
+_SEARCHED = 0.15
+"""Share of groups that the extractor sees as the search for angle and place does."""
+_ADVERSARY_RATE = 2e-4
+_GROUP = 8
+"""Pictures of a batch that meet the same attack."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,8 @@ class Settings:
     start_db: float = 34.0
     final_db: float = 43.5
     ssim_weight: float = 5.0
+    adversarial_weight: float = 0.02
+    adversarial_from: float = 0.75
     seed: int = 0
     channels: int = 64
     blocks: int = 3
@@ -104,17 +115,32 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def random_values(batch: int, device: torch.device) -> Tensor:
-    """Signed amplitudes of all carriers, float tensor (B, TOTAL); a third of the batch with uneven amplitudes.
+    """Signs of all carriers, float tensor (B, TOTAL): +-1, and 0 for the carriers that are left out.
 
     Which carriers are written is drawn anew for each picture, and so is every sign. A network that always saw the
     same pilots would learn to see them in pictures that have none.
     """
     signs = torch.randint(0, 2, (batch, cr.TOTAL), device=device).float() * 2 - 1
     left_out = torch.rand(batch, cr.TOTAL, device=device).argsort(1)[:, : cr.NULLS]
-    signs.scatter_(1, left_out, 0.0)
-    choices = torch.tensor([0.5, 1.0, 1.5, 2.0], device=device)
-    uneven = choices[torch.randint(0, 4, (batch, cr.TOTAL), device=device)]
-    return torch.where(torch.rand(batch, 1, device=device) < 0.33, signs * uneven, signs)
+    return signs.scatter_(1, left_out, 0.0)
+
+
+@torch.no_grad()
+def informed_amplitudes(extractor: Extractor, x: Tensor, signs: Tensor) -> Tensor:
+    """Amplitudes as the marking loop would give them, float tensor (B, TOTAL) with a mean square of one.
+
+    A carrier that the unmarked picture already answers with the right sign gets little, one that it contradicts gets
+    more. How much is asked above zero differs from picture to picture; a third of them get equal amplitudes.
+    """
+    parts = extractor.coefficients(x).float()
+    spread = parts.square().mean((1, 2)).sqrt()[:, None].clamp(min=1e-6)
+    right = parts.sum(2) / math.sqrt(cr.COEFFICIENTS) / spread * signs
+    ask = torch.empty(len(x), 1, device=x.device).uniform_(0.5, 2.0)
+    wanted = (ask - right).clamp(min=0.0).minimum(2.5 * ask) * signs.abs()
+    even = torch.rand(len(x), 1, device=x.device) < 0.33
+    amplitudes = torch.where(even, signs.abs(), wanted)
+    written = signs.abs().sum(1, keepdim=True)
+    return amplitudes / (amplitudes.square().sum(1, keepdim=True) / written).sqrt().clamp(min=1e-3)
 
 
 @dataclass
@@ -148,14 +174,23 @@ class Trainer:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.rate, weight_decay=1e-4)
+        self.discriminator = Discriminator().to(device)
+        self.adversary = torch.optim.AdamW(self.discriminator.parameters(), lr=_ADVERSARY_RATE, betas=(0.5, 0.99))
         self.progress = Progress(db=settings.start_db)
         self.random = random.Random(settings.seed)
+        self.accuracy_after: dict[str, float] = {}
 
     def rate(self) -> float:
         """Learning rate: warm-up, then a cosine over the run."""
         done = min(1.0, self.progress.step / self.settings.steps)
         return (
             self.settings.rate * min(1, (self.progress.step + 1) / 200) * (0.5 * (1 + math.cos(math.pi * done)) + 0.01)
+        )
+
+    def contested(self) -> bool:
+        """Whether the discriminator takes part: in the last phase."""
+        return self.settings.adversarial_weight > 0 and self.progress.step >= (
+            self.settings.adversarial_from * self.settings.steps
         )
 
     def step(self) -> dict[str, float]:
@@ -166,27 +201,40 @@ class Trainer:
             group["lr"] = self.rate()
         pick = torch.randint(0, len(self.pictures), (s.batch,), device=self.device)
         x = augment(self.pictures[pick], self.random).contiguous(memory_format=torch.channels_last)
-        values = random_values(s.batch, self.device)
+        signs = random_values(s.batch, self.device)
         db = p.db + torch.empty(s.batch, 1, 1, 1, device=self.device).uniform_(-2.0, 2.0)
         kind = self.device.type
+        difficulty = min(1.0, p.probability / _MOST_ATTACKED)
         with torch.autocast(kind, dtype=torch.bfloat16):
-            marked = embed(self.model.coupling, x, values, db)
-        attacked = attacks.random_attack(marked.float(), p.probability, min(1.0, p.probability / _MOST_ATTACKED))
+            amplitudes = informed_amplitudes(self.model.extractor, x, signs)
+            marked = embed(self.model.coupling, x, signs * amplitudes, db)
+        groups = torch.split(marked.float(), _GROUP)
+        names, parts, backs = zip(*(self._attacked(part, difficulty) for part in groups), strict=True)
         with torch.autocast(kind, dtype=torch.bfloat16):
-            answers = self.model.extractor(attacked)
-        written = (answers.float() * self.model.log_scale.exp() * values.sign())[values != 0]
-        loss_bits = F.softplus(-written).mean()
+            whites = torch.split(self.model.extractor.white(torch.cat(parts)), _GROUP)
+            white = torch.cat([back(white) for back, white in zip(backs, whites, strict=True)])
+            answers = self.model.extractor.correlated(white).sum(2) / math.sqrt(cr.COEFFICIENTS)
+        right = answers.float() * self.model.log_scale.exp() * signs
+        loss_bits = F.softplus(-right[signs != 0]).mean()
         loss_ssim = 1 - ssim(marked.float(), x)
-        loss = loss_bits + s.ssim_weight * min(1.0, p.probability / _MOST_ATTACKED) * loss_ssim
+        loss = loss_bits + s.ssim_weight * difficulty * loss_ssim
+        if self.contested():
+            with torch.autocast(kind, dtype=torch.bfloat16):
+                loss = loss + s.adversarial_weight * adversarial(self.discriminator(marked))
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
+        loss_adversary = self._discriminate(x, marked.detach()) if self.contested() else 0.0
         with torch.no_grad():
             keep = min(0.995, 1 - 1 / (p.step + 10))
             for a, b in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 a.lerp_(b, 1 - keep)
-        hit = (written > 0).float().mean().item()
+            hits = (right > 0).float().sum(1) / signs.abs().sum(1)
+            for name, share in zip(names, torch.split(hits, _GROUP), strict=True):
+                before = self.accuracy_after.get(name, share.mean().item())
+                self.accuracy_after[name] = 0.95 * before + 0.05 * share.mean().item()
+        hit = (right[signs != 0] > 0).float().mean().item()
         p.accuracy = 0.98 * p.accuracy + 0.02 * hit
         p.step += 1
         if p.accuracy > _ADVANCE and p.step % 10 == 0:
@@ -200,11 +248,30 @@ class Trainer:
             "loss": loss.item(),
             "bits": loss_bits.item(),
             "ssim": 1 - loss_ssim.item(),
+            "discriminator": loss_adversary,
             "accuracy": p.accuracy,
             "probability": p.probability,
             "db": p.db,
             "seconds": p.seconds,
         }
+
+    def _discriminate(self, x: Tensor, marked: Tensor) -> float:
+        """One step of the discriminator; returns its loss, ``2 log 2`` where it is at a loss."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            loss = discriminating(self.discriminator(x), self.discriminator(marked))
+        self.adversary.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.adversary.step()
+        return loss.item()
+
+    def _attacked(self, part: Tensor, difficulty: float) -> tuple[str, Tensor, Callable[[Tensor], Tensor]]:
+        """A group of marked pictures as the extractor gets to see them, and the way back into the cover's frame."""
+        probability = self.progress.probability
+        if random.random() < _SEARCHED * difficulty:
+            name, part, back = attacks.misplaced(part)
+            return name, attacks.random_attack(part, 0.3 * probability, 0.3)[1].clamp(0, 255), back
+        name, part = attacks.random_attack(part, probability, difficulty)
+        return name, part, lambda white: white
 
     def save(self, path: Path) -> None:
         """Write the checkpoint; a crash leaves the former one whole."""
@@ -214,6 +281,9 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "adversary": self.adversary.state_dict(),
+            "accuracy_after": self.accuracy_after,
         }
         draft = path.with_suffix(".part")
         torch.save(state, draft)
@@ -238,6 +308,10 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if "discriminator" in state:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.adversary.load_state_dict(state["adversary"])
+        self.accuracy_after = dict(state.get("accuracy_after", {}))
         self.progress = Progress(**state["progress"])
         torch.manual_seed(self.settings.seed + self.progress.step)
         random.seed(self.settings.seed + self.progress.step)
@@ -253,26 +327,37 @@ def run(
 ) -> None:
     """Train to the end of the settings' steps, or for some minutes; checkpoint and log as it goes.
 
-    A trainer that shall go on from a checkpoint is resumed before (:meth:`Trainer.resume`).
+    A trainer that shall go on from a checkpoint is resumed before (:meth:`Trainer.resume`). SIGTERM ends the run as
+    its end does, with a checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = folder / CHECKPOINT, folder / "log.csv"
+    checkpoint, records = folder / CHECKPOINT, Records(folder)
     started = saved = time.monotonic()
-    while trainer.progress.step < trainer.settings.steps:
-        figures = trainer.step()
-        if trainer.progress.step % every == 0:
-            new = not log.exists()
-            with log.open("a", newline="") as handle:
-                writer = csv.DictWriter(handle, fieldnames=list(figures))
-                if new:
-                    writer.writeheader()
-                writer.writerow(figures)
-            if report:
-                report(figures)
-        now = time.monotonic()
-        if now - saved > 120:
-            trainer.save(checkpoint)
-            saved = now
-        if minutes is not None and now - started > 60 * minutes:
-            break
+    with _until_told() as told:
+        while trainer.progress.step < trainer.settings.steps and not told:
+            figures = trainer.step()
+            if trainer.progress.step % every == 0:
+                records.add(figures, trainer.accuracy_after)
+                if report:
+                    report(figures)
+            now = time.monotonic()
+            if now - saved > 120:
+                trainer.save(checkpoint)
+                saved = now
+            if minutes is not None and now - started > 60 * minutes:
+                break
     trainer.save(checkpoint)
+
+
+@contextmanager
+def _until_told() -> Iterator[list[int]]:
+    """A list that is not empty once the process was asked to end; elsewhere than in the main thread it stays empty."""
+    told: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)

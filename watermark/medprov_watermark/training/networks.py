@@ -96,7 +96,8 @@ class CouplingNetwork(nn.Module):
         self.join = FixedConv(channels, channels, kernel=1)
         self.correction = FixedConv(channels, depth, gain=0.25)
         self.gain = FixedConv(channels, 1, gain=0.5)
-        index, sign = cr.table()
+        public = cr.derive()
+        index, sign = public.index, public.sign
         self.register_buffer("_rows", torch.from_numpy(index[..., 0].astype(np.int64)), persistent=False)
         self.register_buffer("_cols", torch.from_numpy(index[..., 1].astype(np.int64)), persistent=False)
         self.register_buffer("_sign", torch.from_numpy(sign.astype(np.float32)), persistent=False)
@@ -191,7 +192,8 @@ class Extractor(nn.Module):
         self.frequency = nn.Parameter(torch.ones(cr.WIDTH, cr.WIDTH))
         nn.init.normal_(self.host.weight, std=0.01)
         nn.init.normal_(self.place.weight, std=0.01)
-        index, sign = cr.table()
+        public = cr.derive()
+        index, sign = public.index, public.sign
         flat = index[..., 0].astype(np.int64) * cr.WIDTH + index[..., 1]
         self.register_buffer("_flat", torch.from_numpy(flat.reshape(-1)), persistent=False)
         self.register_buffer("_sign", torch.from_numpy(sign.astype(np.float32)), persistent=False)
@@ -215,6 +217,17 @@ class Extractor(nn.Module):
 
     def coefficients(self, picture: Tensor) -> Tensor:
         """What `forward` sums: float tensor (B, TOTAL, COEFFICIENTS), each coefficient times its carrier's sign."""
+        return self.correlated(self.white(picture))
+
+    def correlated(self, white: Tensor) -> Tensor:
+        """`coefficients` of what `white` gave, float tensor (B, SIZE, SIZE)."""
+        spectrum = self._basis @ white @ self._basis.T * self.frequency
+        answers = spectrum.flatten(1)[:, self._flat].view(-1, cr.TOTAL, cr.COEFFICIENTS)
+        signed: Tensor = answers * self._sign
+        return signed
+
+    def white(self, picture: Tensor) -> Tensor:
+        """The picture without the host, places weighed: float tensor (B, SIZE, SIZE) of unit power."""
         mean = picture.mean((2, 3), keepdim=True)
         centred = picture - mean
         contrast = centred.square().mean((2, 3), keepdim=True).sqrt()
@@ -231,18 +244,14 @@ class Extractor(nn.Module):
         coarse = F.avg_pool2d(u, BLOCK, BLOCK)
         local = F.interpolate(coarse, scale_factor=BLOCK, mode="bilinear", align_corners=False)
         white = (u - local - host.float()) * torch.exp(place.float().clamp(-4, 4))
-        white = white / (white.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-6)
-        spectrum = self._basis @ white[:, 0] @ self._basis.T * self.frequency
-        answers = spectrum.flatten(1)[:, self._flat].view(-1, cr.TOTAL, cr.COEFFICIENTS)
-        signed: Tensor = answers * self._sign
-        return signed
+        return (white / (white.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-6))[:, 0]
 
 
 class ReleasedExtractor(nn.Module):
-    """Picture -> answers of the written carriers in standard deviations of an unmarked carrier.
+    """What ONNX Runtime runs: everything that is learned but the weights of frequency.
 
-    An unmarked carrier's answer is a sum of coefficients with signs that know nothing of the picture, so its variance
-    is the mean square of such coefficients; the null carriers' coefficients, which are never written, give it.
+    The carriers come behind it, so that other carriers (a consortium key) and other places (rotation, crop) can be
+    tried on one run.
     """
 
     def __init__(self, extractor: Extractor) -> None:
@@ -250,8 +259,5 @@ class ReleasedExtractor(nn.Module):
         self.extractor = extractor
 
     def forward(self, picture: Tensor) -> Tensor:
-        """Float tensor (B, WRITTEN): code carriers, then pilots; `picture` as for the extractor."""
-        parts = self.extractor.coefficients(picture)
-        spread = parts[:, cr.WRITTEN :].square().mean((1, 2)).sqrt()
-        answers: Tensor = parts[:, : cr.WRITTEN].sum(2) / math.sqrt(cr.COEFFICIENTS)
-        return answers / spread.clamp(min=1e-6)[:, None]
+        """Float tensor (B, SIZE, SIZE); `picture` as for the extractor."""
+        return self.extractor.white(picture)
