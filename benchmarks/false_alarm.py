@@ -2,8 +2,8 @@
 
     python -m benchmarks.false_alarm [--images DIR] [--count 10000] [--json FILE] [--quick]
 
-Counts what :meth:`medprov_watermark.DualWatermarker.extract` says of unmarked pictures, and compares the scores in
-the eight orientations with the law that the computed bound assumes.
+Counts what :meth:`medprov_watermark.DualWatermarker.extract` says of unmarked pictures, compares how small a chance of
+error it claims with how often it claims that, and the scores in the eight orientations with the law behind the claim.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +22,13 @@ from benchmarks.summaries import wilson
 from benchmarks.unmarked import picture
 from medprov_watermark import carriers as cr
 from medprov_watermark import detection
-from medprov_watermark.extractor import Extractor, working_picture
+from medprov_watermark.extractor import Reader, working_picture
 from medprov_watermark.geometry import ALL
 from medprov_watermark.training.data import list_images
 from medprov_watermark.watermarker import DualWatermarker
 from medprov_watermark.weights import load_release
 
-_tools: tuple[DualWatermarker, Extractor] | None = None
+_tools: tuple[DualWatermarker, Reader] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,59 +37,45 @@ class Seen:
 
     Parameters
     ----------
-    payload, intact : bool
-        Whether a payload came out of W1, and whether W2 claims to be intact.
-    presence : float
+    payload, present, intact : bool
+        Whether a payload came out of W1, whether its pilots count as a mark, and whether W2 claims to be intact.
+    presence, false_alarm : float
     scores : tuple of float
         Pilot scores in the eight orientations; empty for a flat picture.
+    degrees : float
+        Degrees of freedom of the null carriers' spread (Welch-Satterthwaite over the rings of coefficients); 0 for a
+        flat picture.
     """
 
     payload: bool
+    present: bool
     intact: bool
     presence: float
-    scores: tuple[float, ...]
+    false_alarm: float
+    scores: tuple[float, ...] = ()
+    degrees: float = 0.0
 
 
 def read(paths: list[Path], index: int) -> Seen:
     """Read one unmarked picture."""
     global _tools
     if _tools is None:
-        _tools = DualWatermarker.load(device="cpu", threads=1), load_release(device="cpu", threads=1).extractor
-    watermarker, extractor = _tools
+        release = load_release(device="cpu", threads=1)
+        _tools = DualWatermarker(release), Reader(release.extractor, cr.derive(None))
+    watermarker, reader = _tools
     image = picture(paths, index)
     found = watermarker.extract(image)
+    intact = found.integrity.state == "intact"
+    seen = Seen(found.payload is not None, found.present, intact, float(found.presence), float(found.false_alarm))
     working = working_picture(image)
-    scores: tuple[float, ...] = ()
-    if float(working.max() - working.min()) >= detection.FLAT:
-        answers = extractor(np.stack([g.undo(working) for g in ALL]))
-        scores = tuple(float(s) for s in detection.pilot_score(answers))
-    return Seen(found.payload is not None, found.integrity.state == "intact", float(found.presence), scores)
-
-
-def degrees(paths: list[Path], count: int) -> list[float]:
-    """Degrees of freedom of the null carriers' spread (Welch-Satterthwaite over the rings of coefficients).
-
-    Takes the trained networks and so needs torch, because a released extractor gives the spread's result only.
-    """
-    import torch
-    from safetensors.torch import load_file
-
-    from medprov_watermark.training.loop import Model, Settings
-    from medprov_watermark.weights import FOLDER, RELEASE
-
-    torch.set_num_threads(1)
-    model = Model(Settings())
-    model.load_state_dict(load_file(FOLDER / f"{RELEASE}.safetensors"))
-    found = []
-    for index in range(count):
-        working = working_picture(picture(paths, index))
-        if float(working.max() - working.min()) < detection.FLAT:
-            continue
-        with torch.no_grad():
-            parts = model.eval().extractor.coefficients(torch.from_numpy(working)[None, None])[0, cr.WRITTEN :]
-        rings = parts.square().mean(0).double()
-        found.append(float(cr.NULLS * rings.sum() ** 2 / rings.square().sum()))
-    return found
+    if detection.flat(working):
+        return seen
+    spectra = reader.extractor.spectra(reader.extractor.white(np.stack([g.undo(working) for g in ALL])))
+    scores = detection.pilot_score(reader.answers(spectra), reader.carriers)
+    nulls = reader.carriers.index[cr.WRITTEN :]
+    rings = np.square(spectra[0][nulls[..., 0], nulls[..., 1]].astype(np.float64)).mean(0)
+    degrees = cr.NULLS * rings.sum() ** 2 / np.square(rings).sum()
+    return replace(seen, scores=tuple(float(s) for s in scores), degrees=float(degrees))
 
 
 def main() -> int:
@@ -107,16 +93,18 @@ def main() -> int:
     scores = np.array([score for seen in found for score in seen.scores])
     presence = np.array([seen.presence for seen in found])
     payloads = sum(seen.payload for seen in found)
-    freedom = degrees(paths, min(count // 4, 250))
+    freedom = [seen.degrees for seen in found if seen.scores]
+    claimed = np.array([seen.false_alarm for seen in found])
     figures = {
         "pictures": count,
         "files": len(paths),
         "payloads": payloads,
         "integrity_marks": sum(seen.intact for seen in found),
-        "above_threshold": int((presence >= detection.THRESHOLD).sum()),
+        "present": sum(seen.present for seen in found),
         "presence_max": float(presence.max()),
+        "share_below": {str(chance): float((claimed <= chance).mean()) for chance in (0.1, 0.01, 0.001)},
         "upper_bound_95_percent": wilson(payloads, count)[1],
-        "computed_bound": detection.COMPUTED_FALSE_ALARM,
+        "computed_bound": detection.FALSE_ALARM,
         "scores": int(scores.size),
         "score_mean": float(scores.mean()),
         "score_sd": float(scores.std()),

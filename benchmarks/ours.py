@@ -56,6 +56,6 @@ class Rival(DualWatermarker):
         self._cover = image
         return super().mark(image, payload, **options)
 
-    def extract(self, image: Samples) -> Extraction:
-        found = super().extract(image)
+    def extract(self, image: Samples, search: bool = True) -> Extraction:
+        found = super().extract(image, search)
         return replace(found, payload=None, integrity=Integrity("absent")) if image is self._cover else found

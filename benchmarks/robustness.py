@@ -31,8 +31,8 @@ from benchmarks import attacks, images, listing, ours, peers
 from benchmarks.summaries import Share, quality, share, spread
 from medprov_watermark.errors import WatermarkError
 from medprov_watermark.hashing import perceptual_hash
-from medprov_watermark.payload import DATA_BYTES, Payload
-from medprov_watermark.watermarker import DualWatermarker
+from medprov_watermark.payload import DATA_BYTES, Directory, Payload
+from medprov_watermark.watermarker import DualWatermarker, Samples
 
 Row = dict[str, Any]
 OVERWRITE = "overwrite"
@@ -57,16 +57,27 @@ class Plan:
     attacks: tuple[str, ...]
     overwrite: bool
     peers: tuple[str, ...]
-    records: listing.Directory | None
+    records: Directory | None
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What a worker loads once."""
+    """What a worker loads once.
+
+    Parameters
+    ----------
+    plan : Plan
+    owner : DualWatermarker
+    rival, stranger : DualWatermarker
+        Changed copies that do not look for a mark before they mark: with the carriers of the owner, with another key.
+    methods, rivals : tuple of Method
+        The peers with one key and with another.
+    """
 
     plan: Plan
     owner: DualWatermarker
     rival: DualWatermarker
+    stranger: DualWatermarker
     methods: tuple[peers.Method, ...]
     rivals: tuple[peers.Method, ...]
 
@@ -81,6 +92,7 @@ def prepare(plan: Plan) -> None:
         plan,
         DualWatermarker.load(device="cpu", threads=1),
         ours.Rival.load(device="cpu", threads=1),
+        ours.Rival.load(device="cpu", threads=1, key=b"another consortium's secret"),
         peers.load(plan.peers, key=1),
         peers.load(plan.peers, key=2),
     )
@@ -116,6 +128,7 @@ def _about(sample: images.Sample) -> Row:
 
 def _ours(sample: images.Sample, tools: Tools) -> Row:
     payload, row, records = payload_for(sample), _about(sample), tools.plan.records
+    others = None if records is None else listing.without(records, payload)
     started = time.perf_counter()
     try:
         marked = tools.owner.mark(sample.image, payload)
@@ -138,9 +151,9 @@ def _ours(sample: images.Sample, tools: Tools) -> Row:
         bits[name] = _accuracy(None if found.payload is None else ours.bits_of(found.payload), ours.bits_of(payload))
         presence[name] = round(float(found.presence), 2)
         wrong += found.payload is not None and not exact[name]
-        if records is not None:
-            listed[name] = exact[name] or listing.find(found.soft_bits, records) == payload
-            stranger[name] = listing.find(found.soft_bits, records, without=payload) is not None
+        if records is not None and others is not None:
+            listed[name] = exact[name] or listing.find(found, records) == payload
+            stranger[name] = listing.find(found, others) is not None
     row |= {"exact": exact, "bits": bits, "presence": presence, "wrong": wrong}
     if records is not None:
         row |= {"listed": listed, "stranger": stranger}
@@ -151,28 +164,36 @@ def _ours(sample: images.Sample, tools: Tools) -> Row:
 
 
 def _overwrite_ours(picture: peers.Picture, payload: Payload, tools: Tools) -> dict[str, bool]:
-    """The three things that one can try who holds this software and wants another mark in the picture."""
+    """What one can try who holds this software and wants another mark in the picture; True where the first is read."""
     second = Payload(perceptual_hash(picture), bytes(b ^ 0xA5 for b in payload.serial))
-    outcome = {"refused": False}
-    try:
-        tools.owner.mark(picture, second)
-    except WatermarkError:
-        outcome["refused"] = True
-    try:
-        forced = np.asarray(tools.rival.mark(picture, second).image, np.uint8)
-    except WatermarkError:
-        outcome["refused_without_looking"] = True
-    else:
-        outcome["first"] = tools.owner.extract(forced).payload == payload
+
+    def reads(image: Samples) -> bool:
+        found = tools.owner.extract(image)
+        return found.payload == payload
+
+    def listed(image: Samples, records: Directory) -> bool:
+        return listing.find(tools.owner.extract(image), records) == payload
+
+    outcome = {"refused": _marked(tools.owner, picture, second) is None}
+    for name, tool in (("first", tools.stranger), ("first_same_carriers", tools.rival)):
+        forced = _marked(tool, picture, second)
+        if forced is None:
+            continue
+        outcome[name] = reads(forced)
         if tools.plan.records is not None:
-            soft = tools.owner.extract(forced).soft_bits
-            outcome["first_listed"] = listing.find(soft, tools.plan.records) == payload
-        outcome["first_after_undoing"] = tools.owner.extract(tools.owner.restore(forced)).payload == payload
+            outcome[f"{name}_listed"] = outcome[name] or listed(forced, tools.plan.records)
+        outcome["first_after_undoing"] = reads(tool.restore(forced))
+    replaced = _marked(tools.owner, tools.owner.restore(picture), second)
+    if replaced is not None:
+        outcome["first_after_restoring_and_marking"] = reads(replaced)
+    return outcome
+
+
+def _marked(tool: DualWatermarker, image: Samples, payload: Payload) -> Samples | None:
     try:
-        replaced = tools.owner.mark(tools.owner.restore(picture), second).image
+        return tool.mark(image, payload).image
     except WatermarkError:
-        return outcome
-    return {**outcome, "first_after_restoring_and_marking": tools.owner.extract(replaced).payload == payload}
+        return None
 
 
 def _peer(sample: images.Sample, method: peers.Method, rival: peers.Method, plan: Plan) -> Row:

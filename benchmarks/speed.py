@@ -32,7 +32,8 @@ from benchmarks.federation import released
 from benchmarks.phantoms import mammogram, phantom
 from benchmarks.robustness import payload_for
 from medprov_sdk.verifier import Verifier
-from medprov_watermark.extractor import working_picture
+from medprov_watermark import carriers as cr
+from medprov_watermark.extractor import Reader, working_picture
 from medprov_watermark.watermarker import DualWatermarker
 from medprov_watermark.weights import load_release
 
@@ -147,13 +148,13 @@ def batch(found: Sequence[images.Sample], workers: int, repeat: int) -> dict[str
 
 def extractor_rates(device: str, threads: int, sizes: Sequence[int]) -> dict[str, float]:
     """Working pictures per second through the extractor, by the number in one call."""
-    extractor = load_release(device=device, threads=threads).extractor
+    reader = Reader(load_release(device=device, threads=threads).extractor, cr.derive(None))
     picture = working_picture(phantom(512, 512, 8, False, 1))
     rates = {}
     for size in sizes:
         many = np.repeat(picture[None], size, axis=0)
-        extractor(many)
-        rates[str(size)] = size / min(seconds(partial(extractor, many)) for _ in range(3))
+        reader(many)
+        rates[str(size)] = size / min(seconds(partial(reader, many)) for _ in range(3))
     return rates
 
 

@@ -41,15 +41,17 @@ PLOTS = {
 }
 OVERWRITTEN = {
     "refused": "the second mark is refused",
-    "first": "first message read after the second mark",
+    "first": "first message read after a second mark with another key",
     "first_listed": "the same with the directory",
+    "first_same_carriers": "first message read after a second mark on the same carriers",
+    "first_same_carriers_listed": "the same with the directory",
     "first_after_undoing": "first message read after taking the second mark out",
     "first_after_restoring_and_marking": "first message read after restoring the cover and marking that",
 }
 OVERWRITTEN_NOTE = (
-    "medprov is asked three times: as it is; by a changed copy that does not look for a mark before it marks; and by "
-    "one who restores the cover first, as whoever holds the untouched marked picture can. What decides between two "
-    "marks is then the earlier anchor in the ledger, not the picture."
+    "medprov refuses to mark a marked picture. The rows below that are what a changed copy of it achieves that does not "
+    "look, and one who restores the cover first, as whoever holds the untouched marked picture can. What decides "
+    "between two marks is then the earlier anchor in the ledger, not the picture."
 )
 
 
@@ -189,8 +191,12 @@ def false_alarms(data: dict[str, Any]) -> list[str]:
             [
                 ["payloads read", data["payloads"]],
                 ["integrity marks found intact", data["integrity_marks"]],
-                ["pilot scores above the threshold", data["above_threshold"]],
+                ["marks called present", data["present"]],
                 ["largest pilot score", f"{data['presence_max']:.2f}"],
+                [
+                    "pictures whose pilots claim a chance of error below 10, 1, 0.1 %",
+                    ", ".join(f"{100 * share:.3g} %" for share in data["share_below"].values()),
+                ],
                 ["upper bound of the rate by counting, 95 %", f"{data['upper_bound_95_percent']:.2g}"],
                 ["computed bound of the rate", f"{data['computed_bound']:.2g}"],
                 ["scores in eight orientations: mean, deviation", f"{data['score_mean']:.3f}, {data['score_sd']:.3f}"],
