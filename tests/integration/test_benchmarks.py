@@ -36,6 +36,15 @@ ROOT = Path(__file__).resolve().parents[2]
             ),
         ),
         ("amplitudes", lambda d: d["summary"]["tuned_passes"] == 2 and d["summary"]["gain_db_min"] > 0),
+        (
+            "roi",
+            lambda d: (
+                [r["mode"] for r in d["rows"]] == ["off", "attenuate", "strict"]
+                and all(r["restored"] for r in d["rows"])
+                and d["rows"][2]["changed inside"] == 0 < d["rows"][0]["changed inside"]
+                and d["rows"][1]["inside"] > d["rows"][1]["outside"]
+            ),
+        ),
         ("verify_time", lambda d: d["warm_seconds_median"] > 0),
     ],
 )

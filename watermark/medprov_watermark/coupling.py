@@ -32,6 +32,8 @@ B = TypeVar("B")
 GAIN_ONE = 4096
 """Gain at which one unit of the residual field moves a sample by one (before `shift`)."""
 _GAIN_BITS = 12
+FAINT_BITS = 1
+"""An attenuated region gets the residual divided by two to this power; part of the format."""
 _BAND = 128
 """Rows that are worked on at a time: even, and few enough to stay in a processor's cache."""
 
@@ -51,9 +53,11 @@ class Frozen:
     padding : int or None
         Sample value that stands for "no pixel"; it never changes and never appears anew.
     roi : bool array (H, W) or None
-        True where no sample may change.
+        True where no sample may change, or where it changes less.
     carriers : Carriers
         Those of everybody, or of a consortium key.
+    attenuate : bool
+        The residual is scaled down in `roi` instead of left out.
     """
 
     gain: int
@@ -63,6 +67,7 @@ class Frozen:
     padding: int | None = None
     roi: NDArray[np.bool_] | None = None
     carriers: cr.Carriers = field(default_factory=cr.derive)
+    attenuate: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,12 +190,16 @@ class _Canvas:
         bits = FIELD_BITS + 2 * TABLE_BITS + _GAIN_BITS
         moves = wide.astype(np.int64) * (frozen.gain << frozen.shift)
         move = (moves + (1 << (bits - 1))) >> bits
+        region = None if frozen.roi is None else frozen.roi[rows, first::2]
+        if region is not None and frozen.attenuate:
+            bits += FAINT_BITS
+            move[region] = (moves[region] + (1 << (bits - 1))) >> bits
         neighbours = at(-1, 0), at(1, 0), at(0, -1), at(0, 1)
         smallest, largest = (reduce(f, neighbours) for f in (np.minimum, np.maximum))
         move = np.maximum(move, np.minimum(low - smallest.min(2), 0))
         move = np.minimum(move, np.maximum(high - largest.max(2), 0))
-        if frozen.roi is not None:
-            move[frozen.roi[rows, first::2]] = 0
+        if region is not None and not frozen.attenuate:
+            move[region] = 0
         if frozen.padding is not None:
             move[(target == frozen.padding).any(2)] = 0
         if self.kept is not None:

@@ -162,14 +162,16 @@ class _Loop:
         network: CouplingNetwork,
         reader: Reader,
         roi: NDArray[np.bool_] | None,
+        attenuate: bool,
     ) -> None:
-        self.picture, self.signs, self.network, self.reader, self.roi = picture, signs, network, reader, roi
+        self.picture, self.signs, self.network, self.reader = picture, signs, network, reader
+        self.roi, self.attenuate = roi, attenuate
         self.draw = 0
         self.passed = np.zeros(len(battery.ATTACKS), np.bool_)
 
     def marked(self, codes: NDArray[np.uint8], gain: int) -> tuple[NDArray[np.uint8], float]:
         """A marked picture and the mean squared change."""
-        frozen = Frozen(gain, 0, 0, (0, 255), None, self.roi, self.reader.carriers)
+        frozen = Frozen(gain, 0, 0, (0, 255), None, self.roi, self.reader.carriers, self.attenuate)
         picture = forward(self.picture, values_of(codes, self.signs), self.network, frozen).picture.astype(np.uint8)
         return picture, float(np.mean(np.square(picture.astype(np.float32) - self.picture)))
 
@@ -332,6 +334,7 @@ def tune(
     reader: Reader,
     roi: NDArray[np.bool_] | None = None,
     rounds: int = ROUNDS,
+    attenuate: bool = False,
 ) -> Tuned:
     """Choose gain and amplitudes for a picture.
 
@@ -342,9 +345,11 @@ def tune(
     signs : int8 array (WRITTEN,)
         Signs of codeword and pilots.
     roi : bool array (H, W) or None
-        True where no sample may change.
+        True where no sample may change, or where it changes less.
     rounds : int
         Trials at most, besides louder ones for a picture that none of them can be read in.
+    attenuate : bool
+        The mark is scaled down in `roi` instead of left out.
 
     Returns
     -------
@@ -352,7 +357,7 @@ def tune(
         Of the trials that are not too dear the one that passed most of the battery, the quietest of these; where none
         of them can be read at all, the first louder one that can.
     """
-    loop = _Loop(picture, signs, network, reader, roi)
+    loop = _Loop(picture, signs, network, reader, roi, attenuate)
     codes = np.full(cr.WRITTEN, len(LEVELS) // 2, np.uint8)
     gain = FIRST_GAIN
     for _ in range(2):

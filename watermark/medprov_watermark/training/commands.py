@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from medprov_watermark.errors import WatermarkError
 from medprov_watermark.training import data, loop, records
 
-_DAMAGED = (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, pickle.UnpicklingError)
+DAMAGED = (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, pickle.UnpicklingError)
 """What torch raises for files that are no checkpoints of ours."""
 
 
@@ -35,7 +35,7 @@ def train(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     paths = [p for p in data.list_images(args.images) if args.all or not data.held_back(p)]
     try:
-        with _left_out_in_one_line():
+        with left_out_in_one_line():
             pictures = data.load(paths, args.crops)
     except ValueError as error:
         raise WatermarkError(f"{args.images}: {error}") from error
@@ -61,21 +61,21 @@ def train(args: argparse.Namespace) -> int:
     if checkpoint.exists():
         try:
             trainer.resume(checkpoint)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise WatermarkError(
                 f"{checkpoint}: cannot go on from this checkpoint ({error}); use another --out"
             ) from error
     elif args.start:
         try:
             trainer.start_from(args.start)
-        except (*_DAMAGED, SafetensorError) as error:
+        except (*DAMAGED, SafetensorError) as error:
             raise WatermarkError(f"{args.start}: no weights of a model of this size ({error})") from error
     loop.run(trainer, args.out, args.minutes, report)
     return 0
 
 
 @contextmanager
-def _left_out_in_one_line() -> Iterator[None]:
+def left_out_in_one_line() -> Iterator[None]:
     """Name each file that is not used, without the place in this program; Pillow's own warnings name no file."""
     with warnings.catch_warnings(record=True) as left_out:
         warnings.simplefilter("ignore")
@@ -117,7 +117,7 @@ def release(args: argparse.Namespace) -> int:
 
     try:
         model, about = export.model_of_checkpoint(args.checkpoint)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise WatermarkError(f"{args.checkpoint}: not a checkpoint of medprov-watermark train ({error})") from error
     print(f"model {export.write_release(model, args.out, args.name)}  {about['progress']}")
     return 0

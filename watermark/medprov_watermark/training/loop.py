@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -180,6 +181,11 @@ class Trainer:
         self.random = random.Random(settings.seed)
         self.accuracy_after: dict[str, float] = {}
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.progress.step >= self.settings.steps
+
     def rate(self) -> float:
         """Learning rate: warm-up, then a cosine over the run."""
         done = min(1.0, self.progress.step / self.settings.steps)
@@ -318,8 +324,21 @@ class Trainer:
         self.random = random.Random(self.settings.seed + self.progress.step)
 
 
+class Steps(Protocol):
+    """What :func:`run` needs of a trainer; the figures of a step hold ``step``, its number."""
+
+    accuracy_after: dict[str, float]
+
+    @property
+    def finished(self) -> bool: ...
+
+    def step(self) -> dict[str, float]: ...
+
+    def save(self, path: Path) -> None: ...
+
+
 def run(
-    trainer: Trainer,
+    trainer: Steps,
     folder: Path,
     minutes: float | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
@@ -334,9 +353,9 @@ def run(
     checkpoint, records = folder / CHECKPOINT, Records(folder)
     started = saved = time.monotonic()
     with _until_told() as told:
-        while trainer.progress.step < trainer.settings.steps and not told:
+        while not trainer.finished and not told:
             figures = trainer.step()
-            if trainer.progress.step % every == 0:
+            if figures["step"] % every == 0:
                 records.add(figures, trainer.accuracy_after)
                 if report:
                     report(figures)
