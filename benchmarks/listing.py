@@ -31,5 +31,6 @@ def without(records: Directory, payload: Payload) -> Directory:
 
 def find(read: Extraction, records: Directory) -> Payload | None:
     """The record that the soft bits of a picture name, or None."""
-    found = find_in(read.soft_bits, records, read.false_alarm)
+    # Pilots that are surely there say that the picture is marked, not that it is marked with one of these records.
+    found = find_in(read.soft_bits, records, max(1.0, read.false_alarm))
     return None if found is None else found.payload

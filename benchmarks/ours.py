@@ -50,12 +50,12 @@ class Medprov:
 class Rival(DualWatermarker):
     """A changed copy of the software: it does not look whether a picture is marked before it marks it."""
 
-    _cover: Samples | None = None
+    _marking: Samples | None = None
 
     def mark(self, image: Samples, payload: Payload, **options: Any) -> Marked:
-        self._cover = image
+        self._marking = image
         return super().mark(image, payload, **options)
 
     def extract(self, image: Samples, search: bool = True) -> Extraction:
         found = super().extract(image, search)
-        return replace(found, payload=None, integrity=Integrity("absent")) if image is self._cover else found
+        return replace(found, payload=None, integrity=Integrity("absent")) if image is self._marking else found

@@ -49,7 +49,7 @@ OVERWRITTEN = {
     "first_after_restoring_and_marking": "first message read after restoring the cover and marking that",
 }
 OVERWRITTEN_NOTE = (
-    "medprov refuses to mark a marked picture. The rows below that are what a changed copy of it achieves that does not "
+    "medprov refuses to mark a marked picture. The rows below that are what a changed copy achieves that does not "
     "look, and one who restores the cover first, as whoever holds the untouched marked picture can. What decides "
     "between two marks is then the earlier anchor in the ledger, not the picture."
 )
@@ -281,16 +281,16 @@ def _large(data: dict[str, Any]) -> str:
 
 
 def _many(data: dict[str, Any]) -> str:
-    batch, cpu, cuda = data["batch"], data["extractor_per_second_cpu"], data["extractor_per_second_cuda"]
+    batch, cpu, cuda = data["batch"], data["read_per_second_cpu"], data["read_per_second_cuda"]
 
     def rates(found: dict[str, float]) -> str:
         return ", ".join(f"{rate:.0f} ({size} at once)" for size, rate in found.items())
 
     text = (
         f"Many pictures of {batch['side']} px: {batch['marked_per_second']:.2f} marked per second by "
-        f"{batch['processes']} processes. Extractor on the CPU, working pictures per second: {rates(cpu)}. "
+        f"{batch['processes']} processes; read per second in one process with the CPU: {rates(cpu)}"
     )
-    return text + (f"On the GPU: {rates(cuda)}." if cuda else "No GPU was at hand.")
+    return text + (f", with the GPU: {rates(cuda)}." if cuda else ". No GPU was at hand.")
 
 
 def raw(data: dict[str, Any]) -> list[str]:

@@ -36,6 +36,11 @@ def test_nothing_is_found_when_the_true_record_is_taken_out() -> None:
         assert listing.find(read(TRUE[0], 0.5, seed), others) is None
 
 
+def test_sure_pilots_do_not_make_up_for_a_record_that_is_not_there() -> None:
+    others = listing.without(RECORDS, TRUE[0])
+    assert all(listing.find(read(TRUE[0], 0.5, seed, tries=1e-40), others) is None for seed in range(20))
+
+
 def test_nothing_is_found_in_noise() -> None:
     assert all(listing.find(read(None, 1.0, seed), RECORDS) is None for seed in range(20))
 
