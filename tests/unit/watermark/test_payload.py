@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from medprov_watermark.ordered_statistics import chance
 from medprov_watermark.payload import (
-    _PLACES,
     LIST_FALSE_MATCH,
     MAX_CHANCE,
     PARITY_BITS,
+    PLACES,
     Decoded,
     Payload,
-    _binary_code,
+    binary_code,
     commitment,
     decode,
     encode,
@@ -32,7 +32,7 @@ RANDOM = Payload(bytes.fromhex("0123456789abcdef"), bytes.fromhex("deadbeef"))
 
 def places_of_bytes() -> NDArray[np.int64]:
     """(16, 8): the places of each codeword byte's bits."""
-    return np.asarray(_PLACES).reshape(16, 8)
+    return np.asarray(PLACES).reshape(16, 8)
 
 
 def payload_of(decoded: Decoded | None) -> Payload | None:
@@ -90,7 +90,7 @@ def test_payloads_that_differ_in_one_serial_bit_have_unrelated_codewords(payload
 
 
 def test_the_code_is_that_of_the_words() -> None:
-    check = _binary_code().check.astype(np.int64)
+    check = binary_code().check.astype(np.int64)
     assert check.shape == (PARITY_BITS, 128)
     assert PARITY_BITS == 32
     random = np.random.default_rng(3)
