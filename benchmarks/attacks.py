@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -133,6 +135,7 @@ ATTACKS: dict[str, Attack] = {
     "jpeg70": jpeg(70),
     "jpeg50": jpeg(50),
     "jpeg30": jpeg(30),
+    "jpeg20": jpeg(20),
     "webp50": codec("WEBP", quality=50),
     "jp2_20": codec("JPEG2000", quality_mode="rates", quality_layers=[20], irreversible=True),
     "gblur7": lambda image, rng: np.asarray(cv2.GaussianBlur(image, (7, 7), 0), np.uint8),
@@ -162,5 +165,70 @@ ATTACKS: dict[str, Attack] = {
     "crop10": crop(0.10),
     "crop25": crop(0.25),
     "crop50": crop(0.50),
+    "crop60": crop(0.60),
 }
-"""Name -> attack. Synchronisation for angles other than quarter turns and for crops is a later release."""
+"""Name -> attack. A number after ``crop`` is the share of the area that is cut away, in per cent."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One attack at growing strength.
+
+    Parameters
+    ----------
+    title : str
+        What the strength is, for an axis.
+    strengths : tuple of float
+    make : callable
+        Strength -> attack.
+    """
+
+    title: str
+    strengths: tuple[float, ...]
+    make: Callable[[float], Attack]
+
+
+CURVES: dict[str, Curve] = {
+    "jpeg": Curve("JPEG quality", (10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 95), lambda q: jpeg(round(q))),
+    "gauss_sd": Curve("standard deviation of Gaussian noise", (0, 2.5, 5, 7.5, 10, 12.75, 15, 20, 25, 30), gaussian),
+    "crop": Curve("area cut away, %", (0, 5, 10, 20, 25, 30, 40, 50, 60, 70), lambda percent: crop(percent / 100)),
+    "rot": Curve("rotation, degrees", (0, 1, 2, 5, 10, 15, 20, 30, 45, 60, 75, 85, 89, 90), rotate),
+}
+"""Name -> curve. Its points are attacks of their own, see :func:`point`."""
+
+
+def point(curve: str, strength: float) -> str:
+    """Name of one point of a curve; a strength that :data:`ATTACKS` has too is the same attack under the same name."""
+    name = f"{curve}{strength:g}"
+    return name if name in ATTACKS else f"{curve}={strength:g}"
+
+
+def points() -> list[str]:
+    """Names of all points of all curves."""
+    return [point(name, strength) for name, curve in CURVES.items() for strength in curve.strengths]
+
+
+def find(name: str) -> Attack:
+    """An attack by its name.
+
+    Raises
+    ------
+    ValueError
+        There is none of that name.
+    """
+    if name in ATTACKS:
+        return ATTACKS[name]
+    curve, _, strength = name.partition("=")
+    try:
+        return CURVES[curve].make(float(strength))
+    except (KeyError, ValueError):
+        raise ValueError(f"attack {name}: unknown; there are {', '.join(ATTACKS)}") from None
+
+
+def attacked(image: Picture, names: Iterable[str], seed: str) -> Iterator[tuple[str, Picture]]:
+    """A picture after each attack.
+
+    Noise and windows depend on `seed` and the attack's name alone, so that every method meets the same ones.
+    """
+    for name in names:
+        yield name, find(name)(image.copy(), np.random.default_rng(zlib.crc32(f"{seed}{name}".encode())))

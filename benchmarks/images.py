@@ -85,3 +85,12 @@ def built_in() -> list[tuple[str, NDArray[np.uint8]]]:
         except (OSError, RuntimeError, ImportError):  # needs a download that is not to be had
             continue
     return found
+
+
+def collect(
+    folder: Path | None, sizes: list[int], split: str, per_modality: int | None, offset: int = 0
+) -> list[Sample]:
+    """The pictures of a folder, or without one those that ship with scikit-image, at all sizes."""
+    if folder is not None:
+        return list(samples(folder, sizes, split, per_modality, offset))
+    return [Sample(name, name, size, square(image, size)) for name, image in built_in() for size in sizes]

@@ -2,8 +2,10 @@
 
     python -m benchmarks.tables --folder build/bench --out docs/results.md
 
-Reads robustness.json, restore.json, features.json, false_alarm.json, amplitudes.json and verify_time.json where they
-are there.
+Reads robustness.json, peers.json, restore.json, features.json, false_alarm.json, amplitudes.json, speed.json and
+verify_time.json where they are there, and shows what ``benchmarks.plots`` has drawn into the folder ``plots`` beside
+the page. peers.json is a run of ``benchmarks.robustness`` with peers, for which fewer pictures must do: one of the
+peers takes seconds for every reading.
 """
 
 from __future__ import annotations
@@ -11,120 +13,327 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ours
+
+PEERS = "--peer blind_watermark,invisible_watermark,pee,blessmark_rule"
 COMMANDS = {
-    "robustness": "python -m benchmarks.robustness --images DIR --split validation --per-modality 3 "
-    "--offset 1 --json FILE",
+    "robustness": "python -m benchmarks.robustness --images DIR --split validation --per-modality 3 --offset 1 "
+    "--list-records 100000 --json FILE",
+    "peers": "python -m benchmarks.robustness --images DIR --split validation --per-modality 1 --offset 1 "
+    f"{PEERS} --list-records 100000 --curves --json FILE",
     "restore": "python -m benchmarks.restore --images DIR --dicom DIR --split validation --json FILE",
     "features": "python -m benchmarks.features --images DIR --per-folder 6 --json FILE",
-    "false_alarm": "python -m benchmarks.false_alarm --images DIR --count 1000 --json FILE",
+    "false_alarm": "python -m benchmarks.false_alarm --images DIR --json FILE",
     "amplitudes": "python -m benchmarks.amplitudes --images DIR --split validation --offset 1 --json FILE",
+    "speed": f"python -m benchmarks.speed {PEERS} --json FILE",
     "verify_time": "python -m benchmarks.verify_time --json FILE",
 }
+PLOTS = {
+    "robustness": {
+        "psnr.png": "PSNR of marked pictures by modality",
+        "sheet.png": "covers, marked pictures and their differences",
+    },
+    "peers": {"curves.png": "share of exact messages against the strength of JPEG, noise, crop and rotation"},
+}
+OVERWRITTEN = {
+    "refused": "the second mark is refused",
+    "first": "first message read after a second mark with another key",
+    "first_listed": "the same with the directory",
+    "first_same_carriers": "first message read after a second mark on the same carriers",
+    "first_same_carriers_listed": "the same with the directory",
+    "first_after_undoing": "first message read after taking the second mark out",
+    "first_after_restoring_and_marking": "first message read after restoring the cover and marking that",
+}
+OVERWRITTEN_NOTE = (
+    "medprov refuses to mark a marked picture. The rows below that are what a changed copy achieves that does not "
+    "look, and one who restores the cover first, as whoever holds the untouched marked picture can. What decides "
+    "between two marks is then the earlier anchor in the ledger, not the picture."
+)
 
 
-def _quality(summary: dict[str, Any]) -> list[str]:
-    out = ["| pictures | n | PSNR mean | PSNR 10 % | PSNR worst | SSIM mean |", "|---|---|---|---|---|---|"]
-    for name, q in summary["quality"].items():
-        out.append(
-            f"| {name} | {q['n']} | {q['psnr_mean']:.2f} | {q['psnr_p10']:.2f} | {q['psnr_min']:.2f} "
-            f"| {q['ssim_mean']:.4f} |"
-        )
-    return out
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """A Markdown table and an empty line."""
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return [*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows), ""]
 
 
-def _exact(summary: dict[str, Any]) -> list[str]:
-    groups = [g for g in summary["exact_percent"] if g == "all" or g.startswith("size")]
-    out = ["| attack | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
-    for attack in summary["exact_percent"]["all"]:
-        cells = (f"{summary['exact_percent'][g][attack]:.1f}" for g in groups)
-        out.append(f"| {attack} | " + " | ".join(cells) + " |")
-    return out
+def interval(share: dict[str, Any]) -> str:
+    """Per cent and the bounds of its interval."""
+    return f"{share['percent']:.0f} ({share['low']:.0f}..{share['high']:.0f})"
 
 
-def _content(data: dict[str, Any]) -> list[str]:
+def robustness(data: dict[str, Any]) -> list[str]:
+    """Quality and attacks for medprov alone."""
+    mine = data["methods"][ours.NAME]["summary"]
+    marked = mine["pictures"] - mine["refused"]
+    return [
+        "Marked pictures include W2. `DIR` holds the pictures named in the model card; the validation split is what "
+        "training leaves out. The constants of the marking loop were chosen on other pictures of that split, one of "
+        "each modality. Shares stand with their 95 % intervals (Wilson).",
+        "",
+        *_distribution(mine),
+        f"Pictures refused: {mine['refused']}. Restored bit for bit: {mine['restored']['hits']} of {marked}. Payloads "
+        f"read from the unmarked originals: {mine['read_in_unmarked']['hits']}; other payloads than the true one read "
+        f"from attacked pictures: {mine['wrong']}. Short form of W2: {mine['short']}. Passed the whole battery at "
+        f"marking: {mine['robust']}.",
+        "",
+        *_attacks(data, mine),
+    ]
+
+
+def beside(data: dict[str, Any]) -> list[str]:
+    """Medprov and its peers, one row per attack, and a second mark over the first."""
+    bits = {name: method["bits"] for name, method in data["methods"].items()}
+    methods: dict[str, dict[str, Any]] = {
+        name: method["summary"] for name, method in data["methods"].items() if "quality" in method["summary"]
+    }
+    lines = _beside(methods, bits)
+    if any("overwrite" in total for total in methods.values()):
+        lines += ["### A second mark over the first", "", *_overwriting(methods)]
+    return lines
+
+
+def _distribution(summary: dict[str, Any]) -> list[str]:
+    head = ["pictures", "n", "PSNR min", "10 %", "median", "90 %", "max", "mean", "SSIM min", "10 %", "median", "mean"]
+    rows = []
+    for name, figures in summary["quality"].items():
+        p, s = figures["psnr"], figures["ssim"]
+        decibels = [f"{p[key]:.2f}" for key in ("min", "p10", "median", "p90", "max", "mean")]
+        rows.append([name, p["n"], *decibels, *(f"{s[key]:.4f}" for key in ("min", "p10", "median", "mean"))])
+    return table(head, rows)
+
+
+def _attacks(data: dict[str, Any], mine: dict[str, Any]) -> list[str]:
+    exact, listed = mine["exact"], mine.get("listed")
+    sizes = [group for group in exact if group.startswith("size")]
+    head = ["attack", "blind", *(f"blind, {size}" for size in sizes)]
+    if listed:
+        head.append(f"with {data['list_records']} records")
+    rows = []
+    for attack in _named(exact["all"]):
+        row = [attack, interval(exact["all"][attack]), *(f"{exact[size][attack]['percent']:.0f}" for size in sizes)]
+        rows.append([*row, interval(listed["all"][attack])] if listed else row)
+    lines = ["Share of pictures whose 12 bytes are read exactly, per cent; blind means without the ledger:", ""]
+    lines += table(head, rows)
+    if listed:
+        lines += [
+            f"With the directory, what fails blindly is compared with the codewords of {data['list_records']} random "
+            "records and the true ones. With the true record taken out, "
+            f"{mine['matches_without_true_record']} of {mine['readings_without_true_record']} readings name one.",
+            "",
+        ]
+    return lines
+
+
+def _named(attacks: Iterable[str]) -> list[str]:
+    """Without the points of curves, which are drawn."""
+    return [name for name in attacks if "=" not in name]
+
+
+def _beside(methods: dict[str, dict[str, Any]], bits: dict[str, int]) -> list[str]:
+    def each(cell: Any) -> list[str]:
+        return [cell(total) for total in methods.values()]
+
+    rows: list[list[str]] = [
+        ["bits", *(str(bits[name]) for name in methods)],
+        ["pictures marked", *each(lambda t: f"{t['pictures'] - t['refused']} of {t['pictures']}")],
+        ["PSNR mean / min, dB", *each(lambda t: "{mean:.1f} / {min:.1f}".format(**t["quality"]["all"]["psnr"]))],
+        ["SSIM mean", *each(lambda t: f"{t['quality']['all']['ssim']['mean']:.3f}")],
+        ["restored bit for bit, %", *each(lambda t: f"{t['restored']['percent']:.0f}" if "restored" in t else "never")],
+        ["grey came back tinted", *each(lambda t: str(t.get("tinted", 0)))],
+        ["something read in unmarked, %", *each(lambda t: f"{t['read_in_unmarked']['percent']:.0f}")],
+    ]
+    for attack in _named(methods[ours.NAME]["exact"]["all"]):
+        rows.append([f"{attack}, exact %", *each(lambda t, a=attack: f"{t['exact']['all'][a]['percent']:.0f}")])
+    text = "The same pictures, the same noise and windows, one run; all read blindly, exact means every bit."
+    return [text, "", *table(["", *methods], rows)]
+
+
+def _overwriting(methods: dict[str, dict[str, Any]]) -> list[str]:
+    found = {name: total["overwrite"] for name, total in methods.items() if "overwrite" in total}
+    rows = [
+        [text, *(interval(shares[key]) if key in shares else "" for shares in found.values())]
+        for key, text in OVERWRITTEN.items()
+        if any(key in shares for shares in found.values())
+    ]
+    return [OVERWRITTEN_NOTE, "", *table(["per cent of pictures", *found], rows)]
+
+
+def restoration(data: dict[str, Any]) -> list[str]:
+    """What was marked, and what came back."""
+    lines = [
+        f"{data['pictures']} pictures: phantoms of 64 to 4096 pixels, pictures and DICOM files. Refused: "
+        f"{len(data['refused'])}; files without readable pixels: {data['unreadable_files']}. Each picture is restored "
+        f"in a process with one thread ({data['1 threads']['failed']} failed) and in one with two "
+        f"({data['2 threads']['failed']} failed).",
+        "",
+        *table(
+            ["group", "marked", "restored bit for bit"],
+            ([name, group["marked"], group["restored"]] for name, group in data["groups"].items()),
+        ),
+    ]
+    return lines + [f"- {text}" for text in data["refused"]] + [""] * bool(data["refused"])
+
+
+def false_alarms(data: dict[str, Any]) -> list[str]:
+    """Counts and scores."""
+    quantiles = ", ".join(f"{100 * float(q):g} %: {v:.2f}" for q, v in data["score_quantiles"].items())
+    return [
+        f"{data['pictures']} unmarked pictures: windows of {data['files']} files under random tone curves, and "
+        "phantoms.",
+        "",
+        *table(
+            ["", ""],
+            [
+                ["payloads read", data["payloads"]],
+                ["integrity marks found intact", data["integrity_marks"]],
+                ["marks called present", data["present"]],
+                ["largest pilot score", f"{data['presence_max']:.2f}"],
+                [
+                    "pictures whose pilots claim a chance of error below 10, 1, 0.1 %",
+                    ", ".join(f"{100 * share:.3g} %" for share in data["share_below"].values()),
+                ],
+                ["upper bound of the rate by counting, 95 %", f"{data['upper_bound_95_percent']:.2g}"],
+                ["computed bound of the rate", f"{data['computed_bound']:.2g}"],
+                ["scores in eight orientations: mean, deviation", f"{data['score_mean']:.3f}, {data['score_sd']:.3f}"],
+                ["their quantiles", quantiles],
+                [
+                    "degrees of freedom, least and median",
+                    f"{data['degrees_of_freedom_least']:.0f}, {data['degrees_of_freedom_median']:.0f}",
+                ],
+            ],
+        ),
+    ]
+
+
+def content(data: dict[str, Any]) -> list[str]:
     """Changes found by size, and what honest processing is called."""
     found = data["changes found"]
     sizes = [size for size in ("3%", "4%", "5%", "8%", "10%", "25%") if f"filled, {size}" in found]
-    out = [
+    changes = [
+        [kind + after, *(f"{100 * found[f'{kind}, {size}{after}']:.0f}" for size in sizes)]
+        for kind in ("filled", "added 20", "added 40", "copied here")
+        for after in ("", ", jpeg 50", ", gamma 0.6")
+    ]
+    processing = [
+        [name, f"{100 * row['any cell differs']:.1f}", f"{100 * row['called a copied mark']:.1f}"]
+        for name, row in data["processing"].items()
+    ]
+    copied = data["called a copied mark"]
+    return [
         f"{data['pictures']} pictures, 512 px at most. Share of changed places that are found, by diameter in per cent "
         "of the side: smoothed out (filled), 20 or 40 grey levels lighter or darker, or overwritten from elsewhere.",
         "",
-        "| change | " + " | ".join(sizes) + " |",
-        "|---" * (len(sizes) + 1) + "|",
-    ]
-    for kind in ("filled", "added 20", "added 40", "copied here"):
-        for after in ("", ", jpeg 50", ", gamma 0.6"):
-            cells = " | ".join(f"{100 * found[f'{kind}, {size}{after}']:.0f}" for size in sizes)
-            out.append(f"| {kind}{after} | {cells} |")
-    out += [
-        "",
-        "| processing | pictures in which any cell differs, % | called a copied mark, % |",
-        "|---|---|---|",
-    ]
-    for name, row in data["processing"].items():
-        out.append(f"| {name} | {100 * row['any cell differs']:.1f} | {100 * row['called a copied mark']:.1f} |")
-    copied = data["called a copied mark"]
-    out += [
-        "",
+        *table(["change", *sizes], changes),
+        *table(["processing", "pictures in which any cell differs, %", "called a copied mark, %"], processing),
         f"Another picture of the same kind is called a copied mark in {100 * copied['same group']:.0f} %, of another "
         f"kind in {100 * copied['other group']:.0f} %; called changed or copied are "
         f"{100 * data['another picture differs']['same group']:.0f} and "
         f"{100 * data['another picture differs']['other group']:.0f} %. A black picture with a few white spots is "
         f"found out in {100 * data['picture without contrast found out']:.0f} %.",
+        "",
     ]
-    return out
 
 
-def page(folder: Path) -> str:
-    """The page as Markdown."""
+def speed(data: dict[str, Any]) -> list[str]:
+    """Seconds, memory, ratios."""
+    times = data["seconds_per_megapixel"]
+    parts = ("mark", "read", "restore", "verify")
+    rows = [
+        [name, size, *(f"{by_part[part]:.3g}" if part in by_part else "" for part in parts)]
+        for name, by_size in times.items()
+        for size, by_part in by_size.items()
+    ]
+    lines = [
+        f"{data['cores']} cores, {data['threads']} threads for the extractor, {data['pictures']} pictures, medians. "
+        "Seconds per megapixel; verify is from the file to the verdict with a warm verifier.",
+        "",
+        *table(["method", "side, px", *parts], rows),
+    ]
+    if data["ours_by_peer"]:
+        beside = [
+            [name, f"{r['mark']:.3g}", f"{r['read']:.3g}", f"{r['exact_after_jpeg50_percent']:.0f}"]
+            for name, r in data["ours_by_peer"].items()
+        ]
+        head = ["peer", "our time by its time: mark", "read", "exact after JPEG 50, % of pictures"]
+        lines += [f"At {data['compared_at']} px, in one run; below 1 medprov is faster:", "", *table(head, beside)]
+    memory = [
+        [name, f"{m['loaded_mib']:.0f}", f"{m['peak_mib']:.0f}"] if "peak_mib" in m else [name, "", m["failed"]]
+        for name, m in data["memory"].items()
+    ]
+    head = [f"alone in a process, {data['compared_at']} px", "loaded, MiB", "peak, MiB"]
+    return [*lines, *table(head, memory), _large(data["large"]), "", _many(data), ""]
+
+
+def _large(data: dict[str, Any]) -> str:
+    what = f"A phantom of a mammogram, {data['side']} x {data['side']} pixels of {data['bits']} bits"
+    if "failed" in data:
+        return f"{what}: {data['failed']}"
+    return (
+        f"{what}, in a process of its own: marked in {data['seconds_mark']:.2f} s (limit {data['limit_seconds_mark']:g}"
+        f" s), read in {data['seconds_read']:.2f} s, restored in {data['seconds_restore']:.2f} s; peak memory "
+        f"{data['peak_mib']:.0f} MiB (limit {data['limit_mib']:.0f} MiB)."
+    )
+
+
+def _many(data: dict[str, Any]) -> str:
+    batch, cpu, cuda = data["batch"], data["read_per_second_cpu"], data["read_per_second_cuda"]
+
+    def rates(found: dict[str, float]) -> str:
+        return ", ".join(f"{rate:.0f} ({size} at once)" for size, rate in found.items())
+
+    text = (
+        f"Many pictures of {batch['side']} px: {batch['marked_per_second']:.2f} marked per second by "
+        f"{batch['processes']} processes; read per second in one process with the CPU: {rates(cpu)}"
+    )
+    return text + (f", with the GPU: {rates(cuda)}." if cuda else ". No GPU was at hand.")
+
+
+def raw(data: dict[str, Any]) -> list[str]:
+    """The figures as they are."""
+    return ["```json", json.dumps(data, indent=1), "```", ""]
+
+
+SECTIONS = {
+    "robustness": ("Quality and robustness", robustness),
+    "peers": ("Beside other watermarks", beside),
+    "restore": ("Restoration", restoration),
+    "features": ("Content after processing", content),
+    "false_alarm": ("False alarms", false_alarms),
+    "amplitudes": ("Tuned amplitudes against uniform ones", lambda data: raw(data["summary"])),
+    "speed": ("Speed and memory", speed),
+    "verify_time": ("Time of a verification", raw),
+}
+
+
+def page(folder: Path, plots: Path) -> str:
+    """The page as Markdown.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the JSON files are.
+    plots : Path
+        Where the drawings are; the page will lie beside this folder.
+    """
     lines = [
         "# Results",
         "",
         "Every table is written by `python -m benchmarks.tables` from the commands beside it.",
         "",
     ]
-    for name, title in (
-        ("robustness", "Quality and robustness"),
-        ("restore", "Restoration"),
-        ("features", "Content after processing"),
-        ("false_alarm", "False alarms"),
-        ("amplitudes", "Tuned amplitudes against uniform ones"),
-        ("verify_time", "Time of a verification"),
-    ):
+    for name, (title, section) in SECTIONS.items():
         file = folder / f"{name}.json"
         if not file.exists():
             continue
-        data = json.loads(file.read_text())
-        lines += [f"## {title}", "", f"`{COMMANDS[name]}`", ""]
-        if name == "robustness":
-            summary = data["summary"]
-            lines += [
-                "Marked pictures include W2. `DIR` holds the pictures named in the model card; the validation split is "
-                "what training leaves out. The constants of the marking loop were chosen on other pictures of that "
-                "split, one of each modality; OCT has no second one and is missing here. Three of these pictures had "
-                "been looked at for an earlier form of the loop.",
-                "",
-                *_quality(summary),
-                "",
-                f"Pictures refused: {summary['refused']}. Restored bit for bit: {summary['restored_percent']:.1f} %. "
-                f"Payloads read from the unmarked originals: {summary['false_payloads']}. Short form of W2: "
-                f"{summary['short_form']}.",
-                "",
-                "Share of pictures whose 12 bytes are read exactly, per cent; blind, without the ledger:",
-                "",
-                *_exact(summary),
-                "",
-                "Angles other than quarter turns and crops need a synchronisation that this release does not have.",
-                "",
-            ]
-        elif name == "features":
-            lines += [*_content(data), ""]
-        else:
-            figures = data["summary"] if name == "amplitudes" else data
-            lines += ["```json", json.dumps(figures, indent=1), "```", ""]
+        lines += [f"## {title}", "", f"`{COMMANDS[name]}`", "", *section(json.loads(file.read_text()))]
+        for plot, text in PLOTS.get(name, {}).items():
+            if (plots / plot).exists():
+                lines += [f"![{text}]({plots.name}/{plot})", ""]
     return "\n".join(lines)
 
 
@@ -133,7 +342,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("build/bench"))
     parser.add_argument("--out", type=Path, default=Path("docs/results.md"))
     args = parser.parse_args()
-    args.out.write_text(page(args.folder))
+    args.out.write_text(page(args.folder, args.out.parent / "plots"))
     return 0
 
 

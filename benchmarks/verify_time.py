@@ -13,17 +13,11 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from PIL import Image
-
-from benchmarks.restore import phantom
-from medprov_ledger import development
-from medprov_node.mark import mark_files
+from benchmarks.federation import released
 from medprov_sdk.verifier import Verifier
-from medprov_watermark import weights
 
 
 def timed(command: list[str]) -> float:
@@ -39,25 +33,18 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     runs = 2 if args.quick else args.runs
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        Image.fromarray(phantom(512, 512, 8, False, 3)).save(folder / "cover.png")
-        config = development.up(folder / "chain", [weights.released_model()]).config
-        try:
-            mark_files([(folder / "cover.png", folder / "marked.png")], "hospital-a", config)
-            public = str(folder / "chain" / "verifier.toml")
-            program = str(Path(sys.executable).with_name("medprov"))
-            cold = [timed([program, "verify", str(folder / "marked.png"), "--config", public]) for _ in range(runs)]
-            bare = [timed([sys.executable, "-c", "import web3"]) for _ in range(runs)]
-            verifier = Verifier.from_config(public, cache=":memory:")
-            verifier.verify(folder / "marked.png")
-            warm = []
-            for _ in range(4 * runs):
-                started = time.perf_counter()
-                verifier.verify(folder / "marked.png")
-                warm.append(time.perf_counter() - started)
-        finally:
-            development.down(folder / "chain")
+    with released([512]) as federation:
+        public, marked = str(federation.config), federation.files[0]
+        program = str(Path(sys.executable).with_name("medprov"))
+        cold = [timed([program, "verify", str(marked), "--config", public]) for _ in range(runs)]
+        bare = [timed([sys.executable, "-c", "import web3"]) for _ in range(runs)]
+        verifier = Verifier.from_config(public, cache=":memory:")
+        verifier.verify(marked)
+        warm = []
+        for _ in range(4 * runs):
+            started = time.perf_counter()
+            verifier.verify(marked)
+            warm.append(time.perf_counter() - started)
     figures = {
         "cold_seconds_median": statistics.median(cold),
         "import_web3_seconds_median": statistics.median(bare),

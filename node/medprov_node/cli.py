@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from medprov_ledger import terminal
 from medprov_ledger.config import Config, HospitalConfig
 from medprov_ledger.errors import ConfigError, LedgerError
-from medprov_node.errors import MarkError, NodeError, OutputError
+from medprov_node.errors import MarkError, NodeError, OutputError, RegionError
 from medprov_watermark.errors import WatermarkError
 
 if TYPE_CHECKING:
@@ -86,6 +86,18 @@ def _parser() -> argparse.ArgumentParser:
     mark.add_argument("output", type=Path, metavar="OUT", help="file that is not there yet, or a folder")
     mark.add_argument("--hospital", metavar="NAME", help="whose picture (default: the configuration's first)")
     mark.add_argument("--config", type=Path, metavar="FILE", help="medprov.toml (default: where it usually lies)")
+    mark.add_argument(
+        "--roi",
+        choices=("off", "attenuate", "strict"),
+        default="off",
+        help="region of interest: the mark is halved in it, or not one of its pixels changes (default: %(default)s)",
+    )
+    mark.add_argument(
+        "--roi-mask",
+        type=Path,
+        metavar="FILE",
+        help="PNG mask or DICOM segmentation of the region (default: a network finds it)",
+    )
     restore = commands.add_parser(
         "restore",
         help="bring the cover of a marked picture back, bit for bit",
@@ -104,9 +116,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     try:
         if options.command == "mark":
-            _mark(options)
-        else:
-            _restore(options)
+            return _mark(options)
+        _restore(options)
     except MemoryError:
         raise MarkError(
             f"{options.input}: the memory does not suffice; mark smaller pictures, or fewer at once"
@@ -114,10 +125,12 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _mark(options: argparse.Namespace) -> None:
+def _mark(options: argparse.Namespace) -> int:
+    if options.roi_mask is not None and options.roi == "off":
+        raise MarkError(f"{options.roi_mask}: a mask needs --roi attenuate or --roi strict")
     # imported here and not above: it takes a second, in which Ctrl-C is no error either
     from medprov_node import outputs
-    from medprov_node.mark import mark_files
+    from medprov_node.mark import Order, mark_files
 
     source, target = options.input, options.output
     config = Config.load(options.config)
@@ -131,7 +144,22 @@ def _mark(options: argparse.Namespace) -> None:
             terminal.say(f"left out     {outputs.named(left_out)}: no pictures")
     progress = _progress(sys.stderr.isatty() and not options.json)
     watermarker = _named_weights(options.weights)
-    results = mark_files(jobs, house, config, progress, watermarker=watermarker, make_folders=folder)
+    refused: list[RegionError] = []
+    order = Order(options.roi, options.roi_mask)
+    results = mark_files(
+        jobs,
+        house,
+        config,
+        progress,
+        watermarker=watermarker,
+        make_folders=folder,
+        roi=order,
+        refused=refused.append,
+    )
+    for error in refused:
+        _tell(str(error))
+    if not results:
+        return 1
     text = "\n".join(line for result in results for line in _marked_lines(result))
     if options.json:
         first = results[0]
@@ -141,9 +169,12 @@ def _mark(options: argparse.Namespace) -> None:
             "model": first.model,
             "pictures": [result.to_json() for result in results],
             "left_out": [str(source / name) for name in left_out],
+            "refused": [str(error) for error in refused],
         }
         text = json.dumps(batch, indent=1)
-    terminal.say(text, done="all pictures are marked and written, and their records anchored")
+    which = "the other" if refused else "all"
+    terminal.say(text, done=f"{which} pictures are marked and written, and their records anchored")
+    return 1 if refused else 0
 
 
 def _restore(options: argparse.Namespace) -> None:
@@ -168,6 +199,8 @@ def _named_weights(file: Path | None) -> DualWatermarker | None:
 def _marked_lines(result: MarkResult) -> Iterator[str]:
     yield f"{result.input} -> {result.output}"
     yield f"  picture      {result.width} x {result.height}, {result.bits} bits, {result.psnr:.1f} dB to its cover"
+    if result.roi_mode != "off":
+        yield f"  region       {result.roi_mode}, {result.roi_share:.0%} of the picture, from {result.roi_source}"
     yield f"  payload      {result.payload}"
     yield f"  record       {result.record_id}"
     yield f"  transaction  {result.transaction} in block {result.block}"

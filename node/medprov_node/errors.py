@@ -13,6 +13,10 @@ class MarkedBeforeError(MarkError):
     """A picture carries a mark already; the message says whose."""
 
 
+class RegionError(MarkError):
+    """A picture's region of interest is refused, or leaves no room for the mark; other pictures are not concerned."""
+
+
 class OutputError(NodeError):
     """An output cannot be written: it exists, its folder is missing or closed, or its suffix is lossy."""
 

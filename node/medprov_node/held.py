@@ -24,7 +24,7 @@ from medprov_watermark.errors import MediaError
 from medprov_watermark.hashing import content_hash
 from medprov_watermark.media.files import store
 from medprov_watermark.pixels import Samples
-from medprov_watermark.watermarker import Marked
+from medprov_watermark.watermarker import OFF, Marked
 
 LOCK = "marking.lock"
 LOCK_TIMEOUT = 600.0
@@ -48,6 +48,9 @@ class Held:
     gain : int
     short : bool
         The short form of W2.
+    roi_mode : str
+    roi_share : float
+        Share of the picture's pixels in the region of interest.
     """
 
     image: Samples = field(repr=False)
@@ -58,13 +61,15 @@ class Held:
     psnr: float
     gain: int
     short: bool
+    roi_mode: str = OFF
+    roi_share: float = 0.0
 
     @classmethod
     def of(cls, marked: Marked) -> Held:
         """What must be kept of a marking's result."""
         image = np.ascontiguousarray(marked.image)
         hashes = (marked.marked_hash, marked.released_hash, marked.cover_hash, marked.salt)
-        return cls(image, *hashes, marked.psnr, marked.gain, marked.short)
+        return cls(image, *hashes, marked.psnr, marked.gain, marked.short, marked.roi_mode, marked.roi_share)
 
 
 class HeldFolder:
@@ -87,7 +92,12 @@ class HeldFolder:
     def save(self, job: str, held: Held) -> None:
         """Store a picture durably; on return it is on the disk."""
         facts = {name: getattr(held, name).hex() for name in _HASHES}
-        rest = {"psnr": held.psnr if math.isfinite(held.psnr) else None, "gain": held.gain, "short": held.short}
+        rest: dict[str, object] = {
+            "psnr": held.psnr if math.isfinite(held.psnr) else None,
+            "gain": held.gain,
+            "short": held.short,
+        }
+        rest |= {"roi_mode": held.roi_mode, "roi_share": held.roi_share}
         buffer = io.BytesIO()
         np.savez(buffer, image=held.image, facts=np.frombuffer(json.dumps(facts | rest).encode(), np.uint8))
         try:
@@ -116,6 +126,9 @@ class HeldFolder:
                 psnr=math.inf if facts["psnr"] is None else float(facts["psnr"]),
                 gain=int(facts["gain"]),
                 short=bool(facts["short"]),
+                # a picture held by a former version has neither
+                roi_mode=str(facts.get("roi_mode", OFF)),
+                roi_share=float(facts.get("roi_share", 0.0)),
             )
         except FileNotFoundError:
             return None

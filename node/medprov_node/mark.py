@@ -31,19 +31,20 @@ from medprov_node import batch, connect, outputs
 from medprov_node.attributes import Description, describe
 from medprov_node.claims import marked_by
 from medprov_node.connect import Ledger
-from medprov_node.errors import MarkedBeforeError, MarkError, StateError
+from medprov_node.errors import MarkedBeforeError, MarkError, RegionError, StateError
 from medprov_node.held import Held, HeldFolder, exclusive, held_hashes
 from medprov_node.mark_result import MarkResult
 from medprov_node.outputs import Job
+from medprov_node.region import Chooser, Chosen, Order
 from medprov_watermark import features, media
 from medprov_watermark.errors import AlreadyMarkedError, EmbedError, MediaError
 from medprov_watermark.hashing import content_hash, perceptual_hash
 from medprov_watermark.image_mark import ImageMark
 from medprov_watermark.payload import Payload
 from medprov_watermark.pixels import Pixels
-from medprov_watermark.watermarker import DualWatermarker
+from medprov_watermark.watermarker import STRICT, DualWatermarker
 
-__all__ = ["MarkResult", "Progress", "mark_files"]
+__all__ = ["MarkResult", "Order", "Progress", "Refused", "mark_files"]
 
 OUTBOX, HELD, WRAPS = "outbox.sqlite", "held", "wraps"
 """Names in a hospital's state folder."""
@@ -51,6 +52,9 @@ OUTBOX, HELD, WRAPS = "outbox.sqlite", "held", "wraps"
 Progress = Callable[[str, int, int], None]
 """Called with a stage, pictures done and pictures in all. The stages are ``"check"``, ``"wait"`` (only where another
 command is marking for the hospital), ``"mark"``, ``"anchor"`` and ``"write"``."""
+
+Refused = Callable[[RegionError], None]
+"""Called with what is wrong with a picture that is left out because of its region of interest."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class _Desk:
     held: HeldFolder
     wraps: bundle.WrapFolder
     policy: Mapping[str, Any]
+    regions: Chooser
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class _Prepared:
     cover: bytes
     item: Item
     pixels_bits: int
+    region: Chosen
     milliseconds: dict[str, float]
 
 
@@ -91,6 +97,8 @@ def mark_files(
     ledger: Ledger | None = None,
     policy: Mapping[str, Any] | None = None,
     make_folders: bool = False,
+    roi: Order | None = None,
+    refused: Refused | None = None,
 ) -> list[MarkResult]:
     """Mark pictures for one hospital as one batch.
 
@@ -114,11 +122,15 @@ def mark_files(
         JSON object for the evidence: what the hospital says about use. No personal data.
     make_folders : bool
         Make missing folders of outputs.
+    roi : Order or None
+        Regions of interest; None leaves them out of account.
+    refused : callable or None
+        Takes each picture whose region of interest is refused; the others are marked. None: the first one stops all.
 
     Returns
     -------
     list of MarkResult
-        In the order of `jobs`.
+        In the order of `jobs`, without those refused.
 
     Raises
     ------
@@ -139,19 +151,30 @@ def mark_files(
         outbox = Outbox(house.state / OUTBOX)
         try:
             held, wraps = HeldFolder(house.state / HELD), bundle.WrapFolder(house.state / WRAPS)
-            desk = _Desk(config, house, account, reader, ledger, watermarker, outbox, held, wraps, dict(policy or {}))
-            return _mark_all(desk, jobs, say, make_folders)
+            regions = Chooser(roi or Order())
+            about = dict(policy or {})
+            desk = _Desk(config, house, account, reader, ledger, watermarker, outbox, held, wraps, about, regions)
+            return _mark_all(desk, jobs, say, make_folders, refused)
         finally:
             outbox.close()
 
 
-def _mark_all(desk: _Desk, jobs: Sequence[Job], say: Progress, make_folders: bool) -> list[MarkResult]:
+def _mark_all(
+    desk: _Desk, jobs: Sequence[Job], say: Progress, make_folders: bool, refused: Refused | None
+) -> list[MarkResult]:
     total = len(jobs)
     batch.resume(desk.outbox, desk.ledger, desk.account)
     prepared: list[_Prepared] = []
     for number, (source, target) in enumerate(jobs):
         say("mark", number, total)
-        prepared.append(_prepare(desk, source, target, {done.item.job for done in prepared}))
+        try:
+            prepared.append(_prepare(desk, source, target, {done.item.job for done in prepared}))
+        except RegionError as error:
+            if refused is None:
+                raise
+            refused(error)
+    if not prepared:
+        return []
     say("anchor", 0, total)
     started = time.perf_counter()
     waiting = [one.item for one in prepared if one.item.root is None]
@@ -186,10 +209,12 @@ def _prepare(desk: _Desk, source: Path, target: Path, taken: set[str]) -> _Prepa
         pixels = media.read(source)
         about = describe(source, pixels)
         cover = content_hash(pixels.array)
-    item, held = _claim(desk, cover, about, taken)
+    with _timed(spent, "region"):
+        region = desk.regions.choose(source, pixels)
+    item, held = _claim(desk, cover, about, region, taken)
     with _timed(spent, "mark"):
         if held is None:
-            held = _mark(desk, source, pixels, item)
+            held = _mark(desk, source, pixels, item, region)
             desk.held.save(item.job, held)
         payload = _payload(pixels, item)
         if item.state == "drawn":
@@ -204,15 +229,22 @@ def _prepare(desk: _Desk, source: Path, target: Path, taken: set[str]) -> _Prepa
     with _timed(spent, "store"):
         if item.state == "bundled":
             item = _store(desk, item)
-    return _Prepared(source, target, cover, item, pixels.bits, spent)
+    return _Prepared(source, target, cover, item, pixels.bits, region, spent)
 
 
-def _claim(desk: _Desk, cover: bytes, about: Description, taken: set[str]) -> tuple[Item, Held | None]:
+def _claim(desk: _Desk, cover: bytes, about: Description, region: Chosen, taken: set[str]) -> tuple[Item, Held | None]:
     """The outbox's row for a picture: the one an interrupted call left, otherwise a new one.
 
     The same picture may be marked any number of times; each time is a record of its own.
     """
-    identity = (desk.config.federation_id, desk.ledger.domain.separator, desk.watermarker.model, cover, about.digest)
+    identity: tuple[bytes, ...] = (
+        desk.config.federation_id,
+        desk.ledger.domain.separator,
+        desk.watermarker.model,
+        cover,
+    )
+    # a picture that waits with another region is another job: it must not leave in place of this one
+    identity += (about.digest, region.digest)
     name = hashlib.sha3_256(b"".join(identity)).hexdigest()
     for generation in count(1):
         job = f"{name}-{generation}"
@@ -229,7 +261,7 @@ def _payload(pixels: Pixels, item: Item) -> Payload:
     return Payload(perceptual_hash(pixels.array), item.serial)
 
 
-def _mark(desk: _Desk, source: Path, pixels: Pixels, item: Item) -> Held:
+def _mark(desk: _Desk, source: Path, pixels: Pixels, item: Item, region: Chosen) -> Held:
     def sign(mark: ImageMark) -> bytes:
         return eip712.sign_image_mark(mark, desk.ledger.domain, desk.account)
 
@@ -240,6 +272,8 @@ def _mark(desk: _Desk, source: Path, pixels: Pixels, item: Item) -> Held:
             signer=sign,
             value_range=pixels.value_range,
             padding=pixels.padding,
+            roi=region.mask,
+            roi_mode=region.mode,
         )
     except AlreadyMarkedError:
         who = marked_by(pixels.array, desk.watermarker, desk.ledger, desk.config)
@@ -249,7 +283,8 @@ def _mark(desk: _Desk, source: Path, pixels: Pixels, item: Item) -> Held:
             advice = "it was changed since, so its cover cannot be restored: mark the picture it was made from"
         raise MarkedBeforeError(f"{source}: marked already {who}; {advice}") from None
     except EmbedError as error:
-        raise MarkError(f"{source}: {error}") from error
+        kind = RegionError if region.mode == STRICT else MarkError
+        raise kind(f"{source}: {error}") from error
     return Held.of(marked)
 
 
@@ -351,6 +386,9 @@ def _release(desk: _Desk, one: _Prepared, item: Item, anchor: Anchor, make_folde
         psnr=held.psnr,
         gain=held.gain,
         short=held.short,
+        roi_mode=held.roi_mode,
+        roi_source=one.region.source,
+        roi_share=round(held.roi_share, 4),
         milliseconds=one.milliseconds,
     )
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medprov_watermark.watermarker import OFF
+
 
 @dataclass(frozen=True)
 class MarkResult:
@@ -42,8 +44,14 @@ class MarkResult:
     gain : int
     short : bool
         True where the integrity mark had no room for cover hash and signature.
+    roi_mode : str
+        ``"off"``, ``"attenuate"`` or ``"strict"``.
+    roi_source : str
+        Where the region of interest is from: a file, the kind of picture that the network knew, or ``"rule"``.
+    roi_share : float
+        Share of the picture's pixels in it, 0..1.
     milliseconds : dict of str to float
-        ``read``, ``mark``, ``seal``, ``store``, ``write`` of this picture, ``anchor`` of the whole batch.
+        ``read``, ``region``, ``mark``, ``seal``, ``store``, ``write`` of this picture, ``anchor`` of the whole batch.
     """
 
     input: Path
@@ -69,6 +77,9 @@ class MarkResult:
     psnr: float
     gain: int
     short: bool
+    roi_mode: str = OFF
+    roi_source: str = ""
+    roi_share: float = 0.0
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

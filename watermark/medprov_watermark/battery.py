@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -194,7 +196,7 @@ def whole(picture: Grey) -> Seen:
     return working_picture(picture), np.ones((SIZE, SIZE), np.bool_)
 
 
-def seen(picture: Grey, draw: int = 0) -> Seen:
+def seen(picture: Grey, draw: int = 0, tried: Iterable[int] = range(len(ATTACKS))) -> Seen:
     """What the extractor gets to see after each attack.
 
     Parameters
@@ -202,11 +204,19 @@ def seen(picture: Grey, draw: int = 0) -> Seen:
     picture : uint8 array (H, W)
     draw : int
         Which noise, windows and angles.
+    tried : iterable of int
+        Which attacks.
 
     Returns
     -------
-    pictures : float32 array (attacks, SIZE, SIZE)
-    shown : bool array (attacks, SIZE, SIZE)
+    pictures : float32 array (tried, SIZE, SIZE)
+    shown : bool array (tried, SIZE, SIZE)
     """
-    parts = [a.seen(picture, np.random.default_rng([_SEED, draw, i])) for i, a in enumerate(ATTACKS)]
+
+    def one(which: int) -> Seen:
+        return ATTACKS[which].seen(picture, np.random.default_rng([_SEED, draw, which]))
+
+    # Codecs and NumPy let go of the interpreter.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(one, (int(k) for k in tried)))
     return np.stack([p for p, _ in parts]), np.stack([s for _, s in parts])

@@ -3,17 +3,20 @@
 Layout, big-endian (version 1)::
 
     1   version
-    1   flags: 1 = long form, 2 = signed
+    1   flags: 1 = long form, 2 = signed, 4 = region map
     12  payload
     2   base (see :class:`medprov_watermark.coupling.Frozen`)
     72  amplitude codes of the 192 written carriers, three bits each
     4   cover check: first bytes of SHA3-256 of the content hash of the cover
     var exceptions: count as LEB128, then if any one byte Rice parameter and the Rice-coded gaps, padded with zeros
+    var region map, see :mod:`medprov_watermark.region`   (region map)
     32  salted cover hash                          (long form)
     65  signature                                  (signed)
     8   mark check: first bytes of SHA3-256 of the settings, all the above, and the content hash of I1
 
-The header of the frame holds gain, shift, legal range, padding value, region of interest and model.
+The header of the frame holds gain, shift, legal range, padding value, block map and model. Where it holds a block map,
+W1 leaves the cells of the region map alone (all pixels of the blocks, where the body has no region map); where it holds
+none, W1 is attenuated there.
 """
 
 from __future__ import annotations
@@ -26,13 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprov_watermark import carriers as cr
+from medprov_watermark import region as regions
 from medprov_watermark.payload import Payload
 
 VERSION = 1
 MARK_CHECK = 8
 COVER_CHECK = 4
 SIGNATURE = 65
-_LONG, _SIGNED = 1, 2
+_LONG, _SIGNED, _REGION = 1, 2, 4
 _CODE_BITS = 3
 _FIXED = struct.Struct(">BB12sH72s4s")
 _MAX_RICE = 30
@@ -56,6 +60,8 @@ class Body:
     cover_hash : bytes or None
         None in the short form.
     signature : bytes or None
+    region : bool array (n, n) or None
+        Cells in which W1 is absent or attenuated.
     """
 
     payload: Payload
@@ -65,14 +71,18 @@ class Body:
     exceptions: NDArray[np.int64]
     cover_hash: bytes | None
     signature: bytes | None
+    region: regions.Cells | None = None
 
     def unsigned(self) -> bytes:
         """All bytes before the signature, which the signature covers."""
         flags = (_LONG if self.cover_hash is not None else 0) | (_SIGNED if self.signature is not None else 0)
+        area = b""
+        if self.region is not None:
+            flags, area = flags | _REGION, regions.pack(self.region)
         bits = np.unpackbits(self.codes.astype(np.uint8)[:, None], axis=1)[:, -_CODE_BITS:]
         packed = np.packbits(bits).tobytes()
         head = _FIXED.pack(VERSION, flags, self.payload.data, self.base, packed, self.cover_check)
-        return head + pack_positions(self.exceptions) + (self.cover_hash or b"")
+        return head + pack_positions(self.exceptions) + area + (self.cover_hash or b"")
 
     def pack(self, settings: bytes, marked_hash: bytes) -> bytes:
         """The body with its check.
@@ -126,10 +136,15 @@ def parse(data: bytes) -> tuple[Body, bytes, bytes]:
         raise BodyError(f"{len(data)} bytes are too few")
     raw, check = data[:-MARK_CHECK], data[-MARK_CHECK:]
     version, flags, payload, base, packed, cover_check = _FIXED.unpack_from(raw)
-    if version != VERSION or flags & ~(_LONG | _SIGNED):
+    if version != VERSION or flags & ~(_LONG | _SIGNED | _REGION):
         raise BodyError(f"version {version}, flags {flags} are not known")
     exceptions, place = unpack_positions(raw, _FIXED.size)
-    cover_hash = signature = None
+    cover_hash = signature = region = None
+    if flags & _REGION:
+        try:
+            region, place = regions.unpack(raw, place)
+        except regions.RegionError as error:
+            raise BodyError(str(error)) from error
     if flags & _LONG:
         cover_hash, place = raw[place : place + 32], place + 32
     if flags & _SIGNED:
@@ -138,7 +153,7 @@ def parse(data: bytes) -> tuple[Body, bytes, bytes]:
         raise BodyError(f"{len(raw)} bytes where {place} are meant")
     bits = np.unpackbits(np.frombuffer(packed, np.uint8)).reshape(cr.WRITTEN, _CODE_BITS)
     codes = np.packbits(np.pad(bits, ((0, 0), (8 - _CODE_BITS, 0))), axis=1)[:, 0]
-    body = Body(Payload.from_data(payload), base, codes, cover_check, exceptions, cover_hash, signature)
+    body = Body(Payload.from_data(payload), base, codes, cover_check, exceptions, cover_hash, signature, region)
     if body.unsigned() + (signature or b"") != raw:
         raise BodyError("the bytes are not in their one canonical form")
     return body, raw, check

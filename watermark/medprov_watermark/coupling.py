@@ -12,18 +12,30 @@ the padding value, stay as they are and are listed as exceptions.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import reduce
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medprov_watermark import carriers as cr
 from medprov_watermark.coupling_network import FIELD_BITS, CouplingNetwork
-from medprov_watermark.resample import TABLE_BITS, resample
+from medprov_watermark.resample import TABLE_BITS, resample, table, taps
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 GAIN_ONE = 4096
 """Gain at which one unit of the residual field moves a sample by one (before `shift`)."""
 _GAIN_BITS = 12
+FAINT_BITS = 1
+"""An attenuated region gets the residual divided by two to this power; part of the format."""
+_BAND = 128
+"""Rows that are worked on at a time: even, and few enough to stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +53,11 @@ class Frozen:
     padding : int or None
         Sample value that stands for "no pixel"; it never changes and never appears anew.
     roi : bool array (H, W) or None
-        True where no sample may change.
+        True where no sample may change, or where it changes less.
     carriers : Carriers
         Those of everybody, or of a consortium key.
+    attenuate : bool
+        The residual is scaled down in `roi` instead of left out.
     """
 
     gain: int
@@ -53,6 +67,7 @@ class Frozen:
     padding: int | None = None
     roi: NDArray[np.bool_] | None = None
     carriers: cr.Carriers = field(default_factory=cr.derive)
+    attenuate: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,57 +93,128 @@ def luminance(picture: NDArray[np.integer]) -> NDArray[np.int32]:
     return (77 * p[..., 0] + 150 * p[..., 1] + 29 * p[..., 2] + 128) >> 8
 
 
-def checkerboard(height: int, width: int) -> NDArray[np.bool_]:
-    """True on half A: row + column even."""
-    return np.asarray((np.arange(height)[:, None] + np.arange(width)[None]) % 2 == 0)
+def _each(work: Callable[[A], B], parts: Sequence[A]) -> list[B]:
+    """Results of independent pieces of work that spend their time in NumPy, which lets go of the interpreter."""
+    if len(parts) < 3:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(work, parts))
 
 
-def _neighbours(plane: NDArray[np.int32]) -> list[NDArray[np.int32]]:
-    p = np.pad(plane, 1, mode="reflect")
-    return [p[:-2, 1:-1], p[2:, 1:-1], p[1:-1, :-2], p[1:-1, 2:]]
+class _Canvas:
+    """A picture with a border of one reflected sample, changed in place, half by half.
 
+    The moves of one half depend on the other half alone, so bands of rows are worked on in parallel and none needs
+    more memory than itself.
+    """
 
-def _residual(
-    picture: NDArray[np.int32],
-    known: NDArray[np.bool_],
-    pattern: NDArray[np.int64],
-    network: CouplingNetwork,
-    frozen: Frozen,
-) -> NDArray[np.int64]:
-    """Residual (H, W) computed from the `known` half alone; only its values on the other half are meant."""
-    grey = luminance(picture)
-    height, width = grey.shape
-    up, down, left, right = _neighbours(grey)
-    fourfold = np.where(known, 4 * grey, up + down + left + right)
-    small = resample(fourfold, cr.SIZE, cr.SIZE)
-    mean = (small + (1 << (2 * TABLE_BITS + 1))) >> (2 * TABLE_BITS + 2)
-    seen = np.clip((mean - frozen.base) >> frozen.shift, 0, 255)
-    field = network(seen, pattern)
-    wide = resample(field, height, width)
-    bits = FIELD_BITS + 2 * TABLE_BITS + _GAIN_BITS
-    move = (wide * (frozen.gain << frozen.shift) + (1 << (bits - 1))) >> bits
-    colour = picture[..., None] if picture.ndim == 2 else picture
-    low, high = frozen.legal
-    smallest = np.min([np.min(_neighbours(colour[..., c]), axis=0) for c in range(colour.shape[2])], axis=0)
-    largest = np.max([np.max(_neighbours(colour[..., c]), axis=0) for c in range(colour.shape[2])], axis=0)
-    move = np.asarray(np.clip(move, np.minimum(low - smallest, 0), np.maximum(high - largest, 0)), np.int64)
-    if frozen.roi is not None:
-        move[frozen.roi] = 0
-    return move
+    def __init__(
+        self, picture: NDArray[np.unsignedinteger], kept: NDArray[np.int64], frozen: Frozen, network: CouplingNetwork
+    ) -> None:
+        self.height, self.width = picture.shape[:2]
+        self.frozen, self.network = frozen, network
+        colour = picture if picture.ndim == 3 else picture[..., None]
+        self.padded = np.pad(colour.astype(np.int32), ((1, 1), (1, 1), (0, 0)), mode="reflect")
+        self.kept = None
+        if kept.size:
+            self.kept = np.zeros((self.height, self.width), np.bool_)
+            self.kept.reshape(-1)[kept] = True
 
+    def picture(self, like: NDArray[np.unsignedinteger]) -> NDArray[np.int32]:
+        inner = self.padded[1:-1, 1:-1]
+        return np.ascontiguousarray(inner if like.ndim == 3 else inner[..., 0])
 
-def _any_channel(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return np.asarray(mask.any(axis=2)) if mask.ndim == 3 else mask
+    def move(self, parity: int, sign: int, pattern: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Add (`sign` 1) or take off (-1) the residual of the half whose row + column is of this parity.
 
+        Returns
+        -------
+        list of int64 array
+            Flat positions of samples that would have left the legal range and stayed.
+        """
+        self._reflect()
+        grey = self.padded[..., 0] if self.padded.shape[2] == 1 else luminance(self.padded)
+        field = self.network(self._seen(grey, parity), pattern)
+        across = field.astype(np.float64) @ table(cr.SIZE, self.width).T
+        columns = across[:, 0::2].copy(), across[:, 1::2].copy()
+        bands = [range(top, min(top + _BAND, self.height)) for top in range(0, self.height, _BAND)]
+        index, weight = taps(cr.SIZE, self.height)
 
-def _like(plane: NDArray[np.int64], picture: NDArray[np.int32]) -> NDArray[np.int64]:
-    return plane[..., None] if picture.ndim == 3 else plane
+        def work(band: range) -> list[NDArray[np.int64]]:
+            out = []
+            for start in (band.start, band.start + 1):
+                rows = slice(start, band.stop, 2)
+                first = (parity + start) % 2
+                wide = np.zeros((len(range(start, band.stop, 2)), columns[first].shape[1]))
+                for k in range(index.shape[1]):
+                    wide += weight[rows, k, None] * columns[first][index[rows, k]]
+                out.append(self._shift(rows, first, wide, sign))
+            return out
 
+        return [part for parts in _each(work, bands) for part in parts]
 
-def _untouchable(picture: NDArray[np.int32], frozen: Frozen) -> NDArray[np.bool_]:
-    if frozen.padding is None:
-        return np.zeros(picture.shape[:2], np.bool_)
-    return _any_channel(picture == frozen.padding)
+    def _reflect(self) -> None:
+        p = self.padded
+        p[0], p[-1] = p[min(2, self.height)], p[max(-3, -self.height - 1)]
+        p[:, 0], p[:, -1] = p[:, min(2, self.width)], p[:, max(-3, -self.width - 1)]
+
+    def _seen(self, grey: NDArray[np.int32], parity: int) -> NDArray[np.int64]:
+        """What the network sees: the half of the other parity, interpolated, at the working size."""
+        fourfold = np.empty((self.height, self.width), np.float32)
+
+        def work(top: int) -> None:
+            rows = slice(top, min(top + _BAND, self.height))
+            band = grey[top : rows.stop + 2]
+            around = band[:-2, 1:-1] + band[2:, 1:-1]
+            around += band[1:-1, :-2]
+            around += band[1:-1, 2:]
+            for start in (0, 1):
+                known = (parity + top + start + 1) % 2
+                around[start::2, known::2] = 4 * band[1:-1, 1:-1][start::2, known::2]
+            fourfold[rows] = around
+
+        _each(work, range(0, self.height, _BAND))
+        small = resample(fourfold, cr.SIZE, cr.SIZE)
+        mean = (small + (1 << (2 * TABLE_BITS + 1))) >> (2 * TABLE_BITS + 2)
+        return np.asarray(np.clip((mean - self.frozen.base) >> self.frozen.shift, 0, 255), np.int64)
+
+    def _shift(self, rows: slice, first: int, wide: NDArray[np.float64], sign: int) -> NDArray[np.int64]:
+        """Move every second sample of every second row, from column `first` on."""
+        frozen, p = self.frozen, self.padded
+        low, high = frozen.legal
+
+        def at(down: int, right: int) -> NDArray[np.int32]:
+            return p[rows.start + 1 + down : rows.stop + 1 + down : 2, first + 1 + right : self.width + 1 + right : 2]
+
+        target = at(0, 0)
+        bits = FIELD_BITS + 2 * TABLE_BITS + _GAIN_BITS
+        moves = wide.astype(np.int64) * (frozen.gain << frozen.shift)
+        move = (moves + (1 << (bits - 1))) >> bits
+        region = None if frozen.roi is None else frozen.roi[rows, first::2]
+        if region is not None and frozen.attenuate:
+            bits += FAINT_BITS
+            move[region] = (moves[region] + (1 << (bits - 1))) >> bits
+        neighbours = at(-1, 0), at(1, 0), at(0, -1), at(0, 1)
+        smallest, largest = (reduce(f, neighbours) for f in (np.minimum, np.maximum))
+        move = np.maximum(move, np.minimum(low - smallest.min(2), 0))
+        move = np.minimum(move, np.maximum(high - largest.max(2), 0))
+        if region is not None and not frozen.attenuate:
+            move[region] = 0
+        if frozen.padding is not None:
+            move[(target == frozen.padding).any(2)] = 0
+        if self.kept is not None:
+            move[self.kept[rows, first::2]] = 0
+        moved = target + sign * move[..., None].astype(np.int32)
+        if sign < 0:
+            target[...] = moved
+            return np.zeros(0, np.int64)
+        bad = ((moved < low) | (moved > high)).any(2)
+        if frozen.padding is not None:
+            bad |= (moved == frozen.padding).any(2)
+        bad &= move != 0
+        np.copyto(target, moved, where=~bad[..., None])
+        down, right = np.nonzero(bad)
+        return np.asarray((rows.start + 2 * down) * self.width + first + 2 * right, np.int64)
 
 
 def forward(
@@ -142,22 +228,10 @@ def forward(
     values : int64 array (WRITTEN,)
         Signed amplitudes in quarters.
     """
-    picture = cover.astype(np.int32)
     pattern = network.synthesise(values, frozen.carriers)
-    even = checkerboard(*picture.shape[:2])
-    low, high = frozen.legal
-    still = _untouchable(picture, frozen)
-    skipped = np.zeros(picture.shape[:2], np.bool_)
-    for target in (even, ~even):
-        move = np.where(target & ~still, _residual(picture, ~target, pattern, network, frozen), 0)
-        moved = picture + _like(move, picture)
-        bad = _any_channel((moved < low) | (moved > high))
-        if frozen.padding is not None:
-            bad |= _any_channel(moved == frozen.padding)
-        bad &= move != 0
-        skipped |= bad
-        picture = np.where(_like(bad.astype(np.int64), picture) != 0, picture, moved).astype(np.int32)
-    return Coupled(picture, np.flatnonzero(skipped))
+    canvas = _Canvas(cover, np.zeros(0, np.int64), frozen, network)
+    skipped = [part for parity in (0, 1) for part in canvas.move(parity, 1, pattern)]
+    return Coupled(canvas.picture(cover), np.sort(np.concatenate(skipped)))
 
 
 def inverse(
@@ -180,13 +254,8 @@ def inverse(
     -------
     int32 array, shape of `marked`
     """
-    picture = marked.astype(np.int32)
     pattern = network.synthesise(values, frozen.carriers)
-    even = checkerboard(*picture.shape[:2])
-    still = _untouchable(picture, frozen)
-    still = np.ascontiguousarray(still)
-    still.reshape(-1)[exceptions] = True
-    for target in (~even, even):
-        move = np.where(target & ~still, _residual(picture, ~target, pattern, network, frozen), 0)
-        picture = (picture - _like(move, picture)).astype(np.int32)
-    return picture
+    canvas = _Canvas(marked, exceptions, frozen, network)
+    for parity in (1, 0):
+        canvas.move(parity, -1, pattern)
+    return canvas.picture(marked)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medprov_watermark import carriers as cr
-from medprov_watermark.extractor import F32, Reader, shrunk
+from medprov_watermark.extractor import F32, Reader
 from medprov_watermark.geometry import ALL, Geometry
 
 FALSE_ALARM = 1e-9
@@ -94,31 +93,30 @@ def flat(picture: F32) -> bool:
     return float(picture.max() - picture.min()) < FLAT
 
 
-def upright(grey: F32, reader: Reader) -> Iterator[Detection]:
-    """The orientation whose pilots answer best.
+def upright(pictures: F32, reader: Reader) -> list[Detection]:
+    """The orientation of each picture whose pilots answer best.
 
     Parameters
     ----------
-    grey : float32 array (H, W)
-        What :func:`medprov_watermark.extractor.grey_picture` gives.
+    pictures : float32 array (B, SIZE, SIZE)
+        What :func:`medprov_watermark.extractor.working_picture` gives.
 
-    Yields
-    ------
-    Detection
+    Returns
+    -------
+    list of Detection
         The picture as it stands, if that is sure; else the best of all eight orientations.
     """
-    picture = shrunk(grey)
-    if flat(picture):
-        return
-
-    def best(candidates: tuple[Geometry, ...]) -> Detection:
-        answers = reader(np.stack([g.undo(picture) for g in candidates]))
-        scores = pilot_score(answers, reader.carriers)
-        top = int(np.argmax(scores))
-        return Detection(float(scores[top]), candidates[top], answers[top, : cr.CODE])
-
-    standing = best(ALL[:1])
-    if standing.score < SURE:
-        other = best(ALL[1:])
-        standing = other if other.score > standing.score else standing
-    yield standing
+    found = [NOTHING] * len(pictures)
+    waiting = [i for i, picture in enumerate(pictures) if not flat(picture)]
+    for candidates in (ALL[:1], ALL[1:]):
+        if not waiting:
+            break
+        turned = np.stack([g.undo(pictures[i]) for i in waiting for g in candidates])
+        answers = reader(turned).reshape(len(waiting), len(candidates), -1)
+        for i, own in zip(waiting, answers, strict=True):
+            scores = pilot_score(own, reader.carriers)
+            top = int(np.argmax(scores))
+            if found[i] is NOTHING or scores[top] > found[i].score:
+                found[i] = Detection(float(scores[top]), candidates[top], own[top, : cr.CODE])
+        waiting = [i for i in waiting if found[i].score < SURE]
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from numpy.typing import NDArray
 from medprov_watermark import carriers as cr
 from medprov_watermark.coupling import luminance
 from medprov_watermark.errors import WeightsError
-from medprov_watermark.resample import TABLE_BITS, table
+from medprov_watermark.resample import TABLE_BITS, resample_rows, table
 
 TRIM = 0.001
 """Share of the darkest and of the brightest samples of a deep picture that is clipped before extraction."""
 IMPULSE = 40.0
 """Grey levels by which a lone sample must stand out from all its neighbours to be taken for damage."""
 _IMPULSE_SHRINK = 4
+_QUANTILE_SAMPLES = 2**18
 _BATCH = 16
 
 F32 = NDArray[np.float32]
@@ -42,7 +44,8 @@ def grey_picture(image: NDArray[np.unsignedinteger]) -> F32:
     """
     grey = luminance(image).astype(np.float32)
     if image.dtype != np.uint8:
-        low, high = (float(q) for q in np.quantile(grey, [TRIM, 1 - TRIM]))
+        step = max(1, math.isqrt(grey.size // _QUANTILE_SAMPLES))
+        low, high = (float(q) for q in np.quantile(grey[::step, ::step], [TRIM, 1 - TRIM]))
         grey = (np.clip(grey, low, high) - low) * (255 / max(1.0, high - low))
     if min(grey.shape) > 2 and max(grey.shape) < _IMPULSE_SHRINK * cr.SIZE:
         _mend(grey)
@@ -74,9 +77,8 @@ def working_picture(image: NDArray[np.unsignedinteger]) -> F32:
 
 def shrunk(grey: F32, side: int = cr.SIZE) -> F32:
     """A grey picture at the working size, float32 (side, side)."""
-    height, width = grey.shape
-    rows, columns = (table(n, side).astype(np.float32) for n in (height, width))
-    return np.asarray((rows @ grey @ columns.T) * 2.0 ** (-2 * TABLE_BITS), np.float32)
+    small = resample_rows(grey, side) @ table(grey.shape[1], side).T
+    return np.asarray(small * 2.0 ** (-2 * TABLE_BITS), np.float32)
 
 
 class Extractor:

@@ -26,8 +26,8 @@ LIST_FALSE_MATCH = 1e-9
 _ROUNDS = 6
 _HALF = DATA_BYTES // 2
 _CODEC = reedsolo.RSCodec(CODE_BYTES - DATA_BYTES)
-# Bit ``i`` of the codeword goes to place ``_PLACES[i]``.
-_PLACES = np.argsort(np.frombuffer(hashlib.shake_256(b"medprov interleaving 1").digest(8 * CODE_BITS), "<u8"))
+# Bit ``i`` of the codeword goes to place ``PLACES[i]``.
+PLACES = np.argsort(np.frombuffer(hashlib.shake_256(b"medprov interleaving 1").digest(8 * CODE_BITS), "<u8"))
 
 
 @dataclass(frozen=True)
@@ -140,28 +140,56 @@ def decode(soft: NDArray[np.floating]) -> Decoded | None:
     values = np.where(np.isfinite(values), values, 0.0)
     # Only the ratios count, and so the sums cannot overflow.
     values = values / max(float(np.abs(values).max()), np.finfo(np.float64).tiny)
-    signs = nearest(values, _binary_code()).astype(np.int8) * 2 - 1
-    expected = float(chance(values * signs, _binary_code().parity))
+    signs = nearest(values, binary_code()).astype(np.int8) * 2 - 1
+    expected = float(chance(values * signs, binary_code().parity))
     if expected > MAX_CHANCE:
         return None
-    word = np.packbits(signs[_PLACES] > 0).tobytes()
+    word = np.packbits(signs[PLACES] > 0).tobytes()
     corrected = int(np.count_nonzero((signs > 0) != (values > 0)))
     return Decoded(Payload.from_data(_unpermute(word[:DATA_BYTES])), corrected, expected)
 
 
 @cache
-def _binary_code() -> Code:
+def binary_code() -> Code:
     """RS(16, 12) over GF(256) is linear over GF(2): the columns of its parity bits follow from the unit words."""
     data = 8 * DATA_BYTES
     units = np.packbits(np.eye(data, dtype=np.uint8), axis=1)
     words = np.stack([np.frombuffer(bytes(_CODEC.encode(u.tobytes())), np.uint8) for u in units])
     parity = np.unpackbits(words, axis=1)[:, data:]
     check = np.zeros((CODE_BITS - data, CODE_BITS), np.uint8)
-    check[:, _PLACES] = np.concatenate([parity.T, np.eye(CODE_BITS - data, dtype=np.uint8)], axis=1)
+    check[:, PLACES] = np.concatenate([parity.T, np.eye(CODE_BITS - data, dtype=np.uint8)], axis=1)
     return Code(check)
 
 
-def find_in(soft: NDArray[np.floating], payloads: Sequence[Payload], tries: int) -> Decoded | None:
+@dataclass(frozen=True)
+class Directory:
+    """Known payloads with their codewords, to be searched again and again.
+
+    Parameters
+    ----------
+    payloads : tuple of Payload
+    codewords : int8 array (payloads, CODE_BITS)
+        +1 and -1.
+    """
+
+    payloads: tuple[Payload, ...]
+    codewords: NDArray[np.int8]
+
+    @classmethod
+    def of(cls, payloads: Sequence[Payload]) -> Directory:
+        """Encode payloads."""
+        data = b"".join(_permute(p.data) for p in payloads)
+        bits = np.unpackbits(np.frombuffer(data, np.uint8).reshape(-1, DATA_BYTES), axis=1)
+        parity = binary_code().check[:, PLACES[: 8 * DATA_BYTES]]
+        # float32 is exact here and has a fast product
+        sums = bits.astype(np.float32) @ parity.T.astype(np.float32)
+        words = np.concatenate([bits, (sums.astype(np.int64) & 1).astype(np.uint8)], axis=1)
+        signs = np.empty(words.shape, np.int8)
+        signs[:, PLACES] = words.astype(np.int8) * 2 - 1
+        return cls(tuple(payloads), signs)
+
+
+def find_in(soft: NDArray[np.floating], known: Directory | Sequence[Payload], tries: float) -> Decoded | None:
     """Decode against a list of known payloads, where the error correction alone fails.
 
     The soft bits are correlated with every codeword. For signs that are random and independent the normalised
@@ -171,25 +199,27 @@ def find_in(soft: NDArray[np.floating], payloads: Sequence[Payload], tries: int)
     Parameters
     ----------
     soft : float array (128,)
-    payloads : sequence of Payload
-    tries : int
-        How many orientations were searched for these soft bits.
+    known : Directory or sequence of Payload
+    tries : float
+        Among how many places, angles and sizes these soft bits were chosen; where the choice was made by the pilots,
+        :attr:`Detection.false_alarm` counts them.
 
     Returns
     -------
     Decoded or None
-        The best one, if ``len(payloads) * tries * exp(-z**2 / 2)`` is at most LIST_FALSE_MATCH.
+        The best one, if ``payloads * tries * exp(-z**2 / 2)`` is at most LIST_FALSE_MATCH.
     """
+    directory = known if isinstance(known, Directory) else Directory.of(known)
     length = float(np.linalg.norm(soft))
-    if not payloads or not length > 0 or not np.isfinite(length):
+    if not directory.payloads or not length > 0 or not np.isfinite(length):
         return None
-    scores = np.stack([encode(p) for p in payloads]) @ (np.asarray(soft, np.float64) / length)
+    scores = directory.codewords @ (np.asarray(soft, np.float32) / np.float32(length))
     best = int(np.argmax(scores))
-    expected = len(payloads) * tries * float(np.exp(-(scores[best] ** 2) / 2))
+    expected = len(directory.payloads) * tries * float(np.exp(-(float(scores[best]) ** 2) / 2))
     if scores[best] <= 0 or expected > LIST_FALSE_MATCH:
         return None
-    wrong = int(np.count_nonzero((np.asarray(soft) > 0) != (encode(payloads[best]) > 0)))
-    return Decoded(payloads[best], wrong, expected)
+    wrong = int(np.count_nonzero((np.asarray(soft) > 0) != (directory.codewords[best] > 0)))
+    return Decoded(directory.payloads[best], wrong, expected)
 
 
 def commitment(payload: Payload) -> bytes:
@@ -199,7 +229,7 @@ def commitment(payload: Payload) -> bytes:
 
 def _spread(codeword: bytes) -> NDArray[np.int8]:
     signs = np.empty(CODE_BITS, np.int8)
-    signs[_PLACES] = np.unpackbits(np.frombuffer(codeword, np.uint8)).astype(np.int8) * 2 - 1
+    signs[PLACES] = np.unpackbits(np.frombuffer(codeword, np.uint8)).astype(np.int8) * 2 - 1
     return signs
 
 

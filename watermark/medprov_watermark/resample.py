@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 TABLE_BITS = 12
+_DENSE = 2**17
+"""Size of a table up to which a plain product is faster."""
 
 
 @lru_cache(maxsize=32)
@@ -39,12 +41,30 @@ def table(source: int, target: int) -> NDArray[np.float64]:
     return rows
 
 
-def resample(picture: NDArray[np.integer], height: int, width: int) -> NDArray[np.int64]:
-    """Bring an integer picture to another size.
+@lru_cache(maxsize=32)
+def taps(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The same weights without their zeros.
+
+    Returns
+    -------
+    index : int array (target, taps)
+        Samples that count.
+    weight : float64 array (target, taps)
+        Zero where a row has fewer.
+    """
+    whole = table(source, target)
+    count = int((whole != 0).sum(1).max())
+    first = np.minimum((whole != 0).argmax(1), source - count)
+    index = first[:, None] + np.arange(count)
+    return index, np.take_along_axis(whole, index, axis=1)
+
+
+def resample(picture: NDArray[np.number], height: int, width: int) -> NDArray[np.int64]:
+    """Bring a picture of whole numbers to another size.
 
     Parameters
     ----------
-    picture : int array (H, W)
+    picture : array (H, W)
         Magnitudes below ``2**28``, so that every sum stays inside the mantissa of float64.
 
     Returns
@@ -53,9 +73,24 @@ def resample(picture: NDArray[np.integer], height: int, width: int) -> NDArray[n
         ``2**(2 * TABLE_BITS)`` times the resampled picture, without any rounding.
     """
     h, w = picture.shape
-    values = picture.astype(np.float64)
     if height * w <= h * width:
-        values = (table(h, height) @ values) @ table(w, width).T
+        values = resample_rows(picture, height) @ table(w, width).T
     else:
-        values = table(h, height) @ (values @ table(w, width).T)
+        values = resample_rows(picture.astype(np.float64) @ table(w, width).T, height)
     return values.astype(np.int64)
+
+
+def resample_rows(picture: NDArray[np.number], height: int) -> NDArray[np.float64]:
+    """Resample along the first axis alone, float64 (height, W), ``2**TABLE_BITS`` times too large.
+
+    Most weights of a long axis are zero and are not multiplied by.
+    """
+    h, w = picture.shape
+    if h * height <= _DENSE:
+        return np.asarray(table(h, height) @ picture.astype(np.float64), np.float64)
+    index, weight = taps(h, height)
+    out = np.empty((height, w))
+    for row in range(height):
+        first = index[row, 0]
+        out[row] = weight[row] @ picture[first : first + index.shape[1]].astype(np.float64)
+    return out

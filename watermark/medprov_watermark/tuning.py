@@ -30,10 +30,12 @@ from medprov_watermark.payload import MAX_CHANCE, PARITY_BITS
 
 LEVELS: NDArray[np.int64] = np.array([0, 1, 2, 3, 5, 7, 9, 12], np.int64)
 """Amplitudes in quarters, by their three-bit code; part of the format."""
-FLOOR = 44.5
-"""PSNR (dB) below which the loop gives up parts of the battery rather than quality."""
-ROUNDS = 10
-"""Trials at most."""
+FLOOR, LEAST_SIMILAR = 44.5, 0.98
+"""PSNR (dB) and SSIM below which the loop gives up parts of the battery rather than quality."""
+TOO_DEAR = 1.1
+"""Trials that cost more than this times what the floors allow are not taken."""
+ROUNDS, LEAST_ROUNDS = 10, 5
+"""Trials at most, and before which the loop does not end."""
 START = 46.0
 """PSNR (dB) of the second trial; the first only finds out what a unit of gain costs."""
 FIRST_GAIN = 800
@@ -42,10 +44,15 @@ TOP = 0.985
 LARGEST_GAIN = 60000
 MEMORY = 3
 """Trials over which biases and slopes are averaged."""
+UNEVEN = 2.0
+"""How much more energy the trial's proportions need than the best ones, at most."""
+FARTHEST = 2.0
+"""By what a trial's energy falls at most."""
 PRESS, MOST_ASKED = 0.2, 10.0
 """Share of what a trial fell short by that is asked for besides, and bits at most: the model hopes a little much."""
 STEPS = 80
 """Steps of the multipliers for each trial."""
+EVERY: NDArray[np.intp] = np.arange(len(battery.ATTACKS))
 _NEEDED = -math.log2(MAX_CHANCE)
 
 
@@ -74,14 +81,17 @@ class Tuned:
 
 @dataclass(frozen=True)
 class _Trial:
-    """One marked picture after the battery.
+    """One marked picture after some attacks of the battery.
 
-    `right` holds the answers times the wanted signs, float64 (K, WRITTEN); `energy` is the mean squared change.
+    `tried` names them, `right` holds the answers times the wanted signs, float64 (tried, WRITTEN); `energy` is the mean
+    squared change and `dear` how much of what may be spent that is; `passed` is of all attacks.
     """
 
     codes: NDArray[np.uint8]
     gain: int
     energy: float
+    dear: float
+    tried: NDArray[np.intp]
     right: NDArray[np.float64]
     passed: NDArray[np.bool_]
 
@@ -111,19 +121,37 @@ def fitting(right: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     return bits, right[:, cr.CODE :].sum(1) / np.sqrt(cr.PILOTS)
 
 
-def survived(answers: NDArray[np.floating], signs: NDArray[np.int8], spare: float = 0.5) -> NDArray[np.bool_]:
-    """Which attacks of the battery leave the mark readable.
+def survived(
+    answers: NDArray[np.floating], signs: NDArray[np.int8], tried: NDArray[np.intp] = EVERY, spare: float = 0.5
+) -> NDArray[np.bool_]:
+    """Which attacks leave the mark readable.
 
     Parameters
     ----------
     answers : float32 array (K, WRITTEN)
     signs : int8 array (WRITTEN,)
+    tried : int array (K,)
+        Which attacks of the battery.
     spare : float
         Which share of the battery's reserves must be left.
     """
     bits, scores = fitting(np.asarray(answers * signs, np.float64))
-    reserve, score = (np.array([getattr(a, name) for a in battery.ATTACKS]) for name in ("reserve", "score"))
+    reserve, score = (np.array([getattr(battery.ATTACKS[k], name) for k in tried]) for name in ("reserve", "score"))
     return np.asarray((bits >= spare * reserve) & (scores >= score - 1 + spare))
+
+
+def similarity(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Mean SSIM (Z. Wang et al., IEEE Trans. Image Processing 13(4), 2004) over windows of 8 x 8 side by side."""
+
+    def means(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        h, w = x.shape
+        return np.asarray(x[: h // 8 * 8, : w // 8 * 8].reshape(h // 8, 8, w // 8, 8).mean((1, 3)), np.float64)
+
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    mx, my = means(x), means(y)
+    vx, vy, cov = means(x * x) - mx * mx, means(y * y) - my * my, means(x * y) - mx * my
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    return float(((2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean())
 
 
 class _Loop:
@@ -134,22 +162,28 @@ class _Loop:
         network: CouplingNetwork,
         reader: Reader,
         roi: NDArray[np.bool_] | None,
+        attenuate: bool,
     ) -> None:
-        self.picture, self.signs, self.network, self.reader, self.roi = picture, signs, network, reader, roi
-        self.tried = 0
+        self.picture, self.signs, self.network, self.reader = picture, signs, network, reader
+        self.roi, self.attenuate = roi, attenuate
+        self.draw = 0
+        self.passed = np.zeros(len(battery.ATTACKS), np.bool_)
 
-    def energy(self, codes: NDArray[np.uint8], gain: int) -> float:
-        frozen = Frozen(gain, 0, 0, (0, 255), None, self.roi, self.reader.carriers)
-        marked = forward(self.picture, values_of(codes, self.signs), self.network, frozen).picture
-        return float(np.mean(np.square(marked.astype(np.float64) - self.picture)))
+    def marked(self, codes: NDArray[np.uint8], gain: int) -> tuple[NDArray[np.uint8], float]:
+        """A marked picture and the mean squared change."""
+        frozen = Frozen(gain, 0, 0, (0, 255), None, self.roi, self.reader.carriers, self.attenuate)
+        picture = forward(self.picture, values_of(codes, self.signs), self.network, frozen).picture.astype(np.uint8)
+        return picture, float(np.mean(np.square(picture.astype(np.float32) - self.picture)))
 
-    def try_out(self, codes: NDArray[np.uint8], gain: int) -> _Trial:
-        frozen = Frozen(gain, 0, 0, (0, 255), None, self.roi, self.reader.carriers)
-        marked = forward(self.picture, values_of(codes, self.signs), self.network, frozen).picture.astype(np.uint8)
-        answers = self.reader(*battery.seen(marked, self.tried))
-        self.tried += 1
-        energy = float(np.mean(np.square(marked.astype(np.float64) - self.picture)))
-        return _Trial(codes, gain, energy, np.asarray(answers * self.signs, np.float64), survived(answers, self.signs))
+    def try_out(self, codes: NDArray[np.uint8], gain: int, tried: NDArray[np.intp] = EVERY) -> _Trial:
+        picture, energy = self.marked(codes, gain)
+        answers = self.reader(*battery.seen(picture, self.draw, tried))
+        self.draw += 1
+        self.passed[tried] = survived(answers, self.signs, tried)
+        lost = 1 - similarity(self.picture, picture)
+        dear = max(energy / 255**2 * 10 ** (FLOOR / 10), lost / (1 - LEAST_SIMILAR))
+        right = np.asarray(answers * self.signs, np.float64)
+        return _Trial(codes, gain, energy, dear, tried, right, self.passed.copy())
 
 
 class _Model:
@@ -161,7 +195,7 @@ class _Model:
 
     def __init__(self) -> None:
         attacks = len(battery.ATTACKS)
-        self.seen = 0
+        self.seen = np.zeros(attacks, np.int64)
         self.bias = np.zeros((attacks, cr.WRITTEN))
         self.noise = np.zeros(attacks)
         self.slope = np.zeros(attacks)
@@ -169,23 +203,34 @@ class _Model:
             np.array([getattr(a, name) for a in battery.ATTACKS]) for name in ("repeats", "reserve", "score")
         )
         self.asked, self.asked_score = self.reserve.copy(), self.score.copy()
+        self.share = np.ones(attacks)
 
     def learn(self, trial: _Trial) -> None:
-        given = trial.amplitudes
+        which, given = trial.tried, trial.amplitudes
         slope = np.maximum(trial.right.sum(1), 1.0) / max(given.sum(), 1.0)
         bias = trial.right - slope[:, None] * given
         scaled = bias[0] * (slope / slope[0])[:, None]
         rest = bias - scaled
-        noise = np.square(rest).mean(1) * (1 - self.repeats)
-        self.seen = min(self.seen + 1, MEMORY)
-        self.slope += (slope - self.slope) / self.seen
-        self.bias += (scaled + self.repeats[:, None] * rest - self.bias) / self.seen
-        self.noise += (noise - self.noise) / self.seen
+        noise = np.square(rest).mean(1) * (1 - self.repeats[which])
+        self.seen[which] = np.minimum(self.seen[which] + 1, MEMORY)
+        new = 1 / self.seen[which]
+        self.slope[which] += new * (slope - self.slope[which])
+        self.bias[which] += new[:, None] * (scaled + self.repeats[which, None] * rest - self.bias[which])
+        self.noise[which] += new * (noise - self.noise[which])
         bits, scores = fitting(trial.right)
-        self.asked += np.clip(PRESS * (self.reserve - bits), -1.0, 2.0)
-        self.asked = np.clip(self.asked, self.reserve / 2, self.reserve + MOST_ASKED)
-        self.asked_score += np.clip(PRESS * (self.score - scores), -0.1, 0.2)
-        self.asked_score = np.clip(self.asked_score, self.score - 0.5, self.score + 2.0)
+        more = self.asked[which] + np.clip(PRESS * (self.reserve[which] - bits), -1.0, 2.0)
+        self.asked[which] = np.clip(more, self.reserve[which] / 2, self.reserve[which] + MOST_ASKED)
+        louder = self.asked_score[which] + np.clip(PRESS * (self.score[which] - scores), -0.1, 0.2)
+        self.asked_score[which] = np.clip(louder, self.score[which] - 0.5, self.score[which] + 2.0)
+
+    def binding(self, trial: _Trial) -> NDArray[np.intp]:
+        """Attacks worth trying again: the picture itself, and those that decide the amplitudes or came near it."""
+        bits, scores = fitting(trial.right)
+        near = np.zeros(len(self.share), np.bool_)
+        near[trial.tried] = (bits < self.reserve[trial.tried] + 6) | (scores < self.score[trial.tried] + 1)
+        near |= self.share > 0.01
+        near[0] = True
+        return np.flatnonzero(near)
 
     def amplitudes(self, start: NDArray[np.float64], most: float) -> NDArray[np.float64]:
         """Amplitudes of least energy that satisfy the model.
@@ -194,14 +239,16 @@ class _Model:
         together do, the one that costs most.
         """
         wanted = self._pilots() ** 2 * cr.PILOTS < most / 2
-        wanted &= self._alone(start) <= most
+        wanted &= self._alone(start) <= UNEVEN * most
         wanted[0] = True
         while True:
             found, cost = self._least(start, wanted)
-            if wanted.sum() == 1 or np.square(found).sum() <= most:
-                return found
-            cost[0] = -1.0
-            wanted[int(cost.argmax())] = False
+            spent = float(np.square(found).sum())
+            if wanted.sum() == 1 or spent <= most:
+                self.share = cost
+                # Rounding to whole grey values makes the model wrong far from where it was learned.
+                return found * math.sqrt(max(1.0, float(np.square(start).sum()) / FARTHEST / max(spent, 1e-9)))
+            wanted[1 + int(cost[1:].argmax())] = False
 
     def _pilots(self) -> NDArray[np.float64]:
         """The amplitude of the pilots that each attack makes necessary."""
@@ -287,6 +334,7 @@ def tune(
     reader: Reader,
     roi: NDArray[np.bool_] | None = None,
     rounds: int = ROUNDS,
+    attenuate: bool = False,
 ) -> Tuned:
     """Choose gain and amplitudes for a picture.
 
@@ -297,35 +345,46 @@ def tune(
     signs : int8 array (WRITTEN,)
         Signs of codeword and pilots.
     roi : bool array (H, W) or None
-        True where no sample may change.
+        True where no sample may change, or where it changes less.
     rounds : int
         Trials at most, besides louder ones for a picture that none of them can be read in.
+    attenuate : bool
+        The mark is scaled down in `roi` instead of left out.
 
     Returns
     -------
     Tuned
-        Of the trials above FLOOR the one that passed most of the battery, the quietest of these; where none above it
-        can be read at all, the first louder one that can.
+        Of the trials that are not too dear the one that passed most of the battery, the quietest of these; where none
+        of them can be read at all, the first louder one that can.
     """
-    loop = _Loop(picture, signs, network, reader, roi)
+    loop = _Loop(picture, signs, network, reader, roi, attenuate)
     codes = np.full(cr.WRITTEN, len(LEVELS) // 2, np.uint8)
-    loudest = 255**2 / 10 ** (FLOOR / 10)
     gain = FIRST_GAIN
-    for _ in range(3):
-        ratio = 255.0**2 / 10 ** (START / 10) / max(loop.energy(codes, gain), 1e-3)
+    for _ in range(2):
+        ratio = 255.0**2 / 10 ** (START / 10) / max(loop.marked(codes, gain)[1], 1e-3)
         gain = int(np.clip(gain * math.sqrt(ratio), 1, LARGEST_GAIN))
     trials = [loop.try_out(codes, gain)]
     model = _Model()
-    while len(trials) < rounds:
+    while len(trials) < rounds and not _settled(trials):
         last = trials[-1]
         model.learn(last)
-        most = float(np.square(last.amplitudes).sum()) * loudest / max(last.energy, 1e-3)
-        trials.append(loop.try_out(*_quantised(model.amplitudes(last.amplitudes, most))))
-    quiet = [t for t in trials if t.energy <= 1.1 * loudest and t.passed[0]]
-    if quiet:
-        return min(quiet, key=lambda t: (-int(t.passed.sum()), t.energy)).tuned
+        most = float(np.square(last.amplitudes).sum()) / max(last.dear, 1e-3)
+        found = _quantised(model.amplitudes(last.amplitudes, most))
+        trials.append(loop.try_out(*found, EVERY if len(trials) < 3 else model.binding(last)))
+    bearable = [t for t in trials if t.dear <= TOO_DEAR and t.passed[0]]
+    if bearable:
+        return min(bearable, key=lambda t: (-int(t.passed.sum()), t.energy)).tuned
     trial = trials[-1]
     while not trial.passed[0] and trial.gain < LARGEST_GAIN:
         trial = loop.try_out(trial.codes, min(LARGEST_GAIN, int(trial.gain * 1.3) + 1))
         trials.append(trial)
     return min((t for t in trials if t.passed[0]), key=lambda t: t.energy, default=trial).tuned
+
+
+def _settled(trials: list[_Trial]) -> bool:
+    """Whether the last trials passed the same and cost the same."""
+    if len(trials) < LEAST_ROUNDS:
+        return False
+    last = trials[-3:]
+    energies = [t.energy for t in last]
+    return all((t.passed == last[0].passed).all() for t in last) and max(energies) < 1.03 * min(energies)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,43 @@ from PIL import Image
 from medprov_watermark import battery, coupling, integrity, synchronisation, tuning
 from medprov_watermark import body as w2
 from medprov_watermark import carriers as cr
+from medprov_watermark import region as regions
 from medprov_watermark.coupling import Frozen
-from medprov_watermark.detection import FALSE_ALARM, NOTHING, Detection, upright
+from medprov_watermark.detection import FALSE_ALARM, Detection, upright
 from medprov_watermark.errors import AlreadyMarkedError, CapacityError, EmbedError, RestoreError
-from medprov_watermark.extractor import Reader, grey_picture
-from medprov_watermark.geometry import Geometry
+from medprov_watermark.extractor import F32, Reader, grey_picture, shrunk, working_picture
 from medprov_watermark.hashing import content_hash
 from medprov_watermark.image_mark import ImageMark, Signer
-from medprov_watermark.integrity import Frame, blocks
+from medprov_watermark.integrity import Frame
 from medprov_watermark.integrity.header import MODEL_BYTES
 from medprov_watermark.payload import Decoded, Payload, commitment, decode, encode
+from medprov_watermark.results import (
+    ATTENUATE as ATTENUATE,
+)
+from medprov_watermark.results import (
+    OFF as OFF,
+)
+from medprov_watermark.results import (
+    STRICT as STRICT,
+)
+from medprov_watermark.results import (
+    Extraction as Extraction,
+)
+from medprov_watermark.results import (
+    Integrity as Integrity,
+)
+from medprov_watermark.results import (
+    Marked as Marked,
+)
+from medprov_watermark.results import (
+    Samples as Samples,
+)
+from medprov_watermark.results import (
+    psnr as psnr,
+)
+from medprov_watermark.results import (
+    salted as salted,
+)
 from medprov_watermark.weights import Release, load_release
 
 FORMAT = 1
@@ -38,117 +66,20 @@ LIFTS = 5
 """Tries with more gain when the finished picture falls short of what its stand-in promised."""
 _WINDOW = (0.005, 0.995)
 
-Samples = NDArray[np.unsignedinteger]
+_Opened = tuple[Frame, w2.Body, bytes, bytes]
+"""Frame, body, settings and content hash of I1."""
 
 
-@dataclass(frozen=True)
-class Marked:
-    """A marked picture and what its record says about it.
-
-    Parameters
-    ----------
-    image : array, shape and dtype of the cover
-        I2: cover + W1 + W2.
-    marked_hash, released_hash : bytes
-        Content hashes of I1 and I2, 32 bytes each.
-    cover_hash : bytes
-        Salted content hash of the cover, 32 bytes.
-    salt : bytes
-        16 bytes.
-    image_mark : ImageMark
-    signature : bytes or None
-        65 bytes; None without a signer or in the short form.
-    psnr : float
-        Of I2 against the cover, dB, peak = largest legal sample.
-    gain : int
-    short : bool
-        The short form of W2: no cover hash, no signature.
-    robust : bool
-        Whether W1 passed the whole battery of attacks (:mod:`medprov_watermark.battery`); small and hard pictures
-        may be marked without.
-    """
-
-    image: Samples
-    marked_hash: bytes
-    released_hash: bytes
-    cover_hash: bytes
-    salt: bytes
-    image_mark: ImageMark
-    signature: bytes | None
-    psnr: float
-    gain: int
-    short: bool
-    robust: bool
-
-
-@dataclass(frozen=True)
-class Integrity:
-    """What W2 says.
-
-    Parameters
-    ----------
-    state : str
-        ``"intact"``: not one sample has changed since marking. ``"broken"``: there is a W2, but it does not fit the
-        picture. ``"absent"``: there is none.
-    image_mark : ImageMark or None
-        The signed statement; None in the short form and where the model is not the one loaded.
-    signature : bytes or None
-    payload : Payload or None
-    reason : str
-        Why it is not intact.
-    """
-
-    state: str
-    image_mark: ImageMark | None = None
-    signature: bytes | None = None
-    payload: Payload | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """What a picture says about itself.
-
-    Parameters
-    ----------
-    payload : Payload or None
-        Read from W1; None where the pilots find no mark or the codeword is beyond repair.
-    soft_bits : float32 array (CODE,)
-        Answers of the code carriers, in standard deviations of an unmarked carrier.
-    presence : float
-        Pilot score in standard deviations.
-    present : bool
-        Whether a mark is there: the pilots alone, or pilots and codeword together, are too good to be chance.
-    false_alarm : float
-        How many places, angles and sizes would be expected to give such pilots on an unmarked picture.
-    geometry : Geometry
-    corrected : int
-        Codeword bits that were wrong.
-    integrity : Integrity
-    """
-
-    payload: Payload | None
-    soft_bits: NDArray[np.float32]
-    presence: float
-    present: bool
-    false_alarm: float
-    geometry: Geometry
-    corrected: int
-    integrity: Integrity
-
-
-def _convincing(seen: Detection, read: Decoded) -> bool:
-    """Whether a payload may be believed.
+def _read(seen: Detection) -> Decoded | None:
+    """The payload, if it may be believed.
 
     The pilots' and the codeword's chance are independent on an unmarked picture, so their product lies below p with a
     probability of ``p (1 - log p)``, less than FALSE_ALARM for the bound taken here.
     """
-    return seen.present or seen.false_alarm * read.chance <= FALSE_ALARM / 25
-
-
-def salted(salt: bytes, cover: bytes) -> bytes:
-    """The cover hash that a record shows: SHA3-256 of salt and content hash."""
-    return hashlib.sha3_256(salt + cover).digest()
+    decoded = decode(seen.soft_bits) if seen.false_alarm < 1 else None
+    if decoded is None or not (seen.present or seen.false_alarm * decoded.chance <= FALSE_ALARM / 25):
+        return None
+    return decoded
 
 
 def _check_kind(image: Samples) -> None:
@@ -186,12 +117,6 @@ def _stand_in(image: Samples, base: int, shift: int) -> NDArray[np.uint8]:
         return shown
     size = (max(1, shown.shape[1] * STAND_IN // longest), max(1, shown.shape[0] * STAND_IN // longest))
     return np.asarray(Image.fromarray(shown).resize(size, Image.Resampling.BOX), np.uint8)
-
-
-def psnr(a: Samples, b: Samples, peak: int) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal pictures."""
-    error = float(np.mean(np.square(a.astype(np.float64) - b)))
-    return math.inf if error == 0 else 10 * math.log10(peak * peak / error)
 
 
 class DualWatermarker:
@@ -246,9 +171,10 @@ class DualWatermarker:
         signer: Signer | None = None,
         roi: NDArray[np.bool_] | None = None,
         value_range: tuple[int, int] | None = None,
+        roi_mode: str = STRICT,
     ) -> Samples:
         """Mark a picture; see :meth:`mark`, whose `image` this returns."""
-        return self.mark(image, payload, signer=signer, roi=roi, value_range=value_range).image
+        return self.mark(image, payload, signer=signer, roi=roi, value_range=value_range, roi_mode=roi_mode).image
 
     def mark(
         self,
@@ -259,6 +185,7 @@ class DualWatermarker:
         roi: NDArray[np.bool_] | None = None,
         value_range: tuple[int, int] | None = None,
         padding: int | None = None,
+        roi_mode: str = STRICT,
     ) -> Marked:
         """Put W1 and W2 into a picture and check that both read and that the cover comes back.
 
@@ -270,18 +197,22 @@ class DualWatermarker:
         signer : Signer or None
             Signs the image mark; None leaves W2 unsigned.
         roi : bool array (H, W) or None
-            True where no sample may change; widened to the blocks of a 16 x 16 grid.
+            Region of interest, widened to the cells of a grid (:mod:`medprov_watermark.region`); W2 keeps out of the
+            blocks of a coarser one. Without a single pixel it is no region.
         value_range : (int, int) or None
             Legal samples. None: 0 to the largest value that the bits in use can hold.
         padding : int or None
             Sample value that means "no pixel here"; such samples never change.
+        roi_mode : str
+            ``"strict"``: not one sample of the region changes. ``"attenuate"``: W1 is halved there. ``"off"``: the
+            region is ignored.
 
         Raises
         ------
         AlreadyMarkedError
             There is a mark already.
         CapacityError
-            W2 does not fit.
+            W2 does not fit, or not beside a strict region.
         EmbedError
             The picture is of another kind or too small, or the mark cannot be read in it.
         """
@@ -293,37 +224,45 @@ class DualWatermarker:
             raise EmbedError(f"padding value {padding} is not within 0..65535")
         if roi is not None and (roi.dtype != np.bool_ or roi.shape != image.shape[:2]):
             raise EmbedError(f"region of interest is {roi.dtype} of shape {roi.shape}: give bool of {image.shape[:2]}")
+        if roi_mode not in (STRICT, ATTENUATE, OFF):
+            raise EmbedError(f"roi_mode {roi_mode!r} is not known: give {STRICT!r}, {ATTENUATE!r} or {OFF!r}")
         found = self.extract(image, search=False)
         if found.payload is not None or found.integrity.state == "intact":
             seen = found.integrity.payload or found.payload
             serial = seen.serial.hex() if seen else "?"
             raise AlreadyMarkedError(f"the picture is marked already (serial {serial}); restore it to mark it anew")
         signs = self._signs(payload)
-        area = None if roi is None else blocks.from_mask(roi)
-        mask = None if area is None else blocks.to_mask(area, image.shape[:2])
-        if mask is not None and mask.all():
-            raise EmbedError("region of interest covers every block of the picture: nothing is left to mark")
+        cells = None
+        if roi is not None and roi_mode != OFF and roi.any():
+            cells = regions.from_mask(roi, regions.side_for(image.shape[:2]))
+            if roi_mode == STRICT and cells.all():
+                raise EmbedError("region of interest covers every block of the picture: nothing is left to mark")
+        mask = None if cells is None else regions.to_mask(cells, image.shape[:2])
+        attenuate = cells is not None and roi_mode == ATTENUATE
         salt = secrets.token_bytes(16)
         base, shift = _window(image, padding)
-        tuned = self._tune(image, signs, base, shift, mask)
+        tuned = self._tune(image, signs, base, shift, mask, attenuate)
+        why = "it is too flat or too busy"
+        if mask is not None and not attenuate:
+            why = f"the strict region of interest covers {mask.mean():.0%} of it: make it smaller, or attenuate"
         if not tuned.reads:
-            raise EmbedError("the mark cannot be read in this picture at any strength: it is too flat or too busy")
+            raise EmbedError(f"the mark cannot be read in this picture at any strength: {why}")
         gain = tuned.gain
-        finished: list[Marked] = []
+        finished: list[tuple[Marked, _Opened]] = []
         for _ in range(LIFTS):
-            frozen = Frozen(gain, base, shift, legal, padding, mask, self._reader.carriers)
-            marked = self._write(image, payload, signs, tuned, frozen, area, signer, salt)
-            if self._reads(marked.image, payload):
-                finished.append(marked)
+            frozen = Frozen(gain, base, shift, legal, padding, mask, self._reader.carriers, attenuate)
+            marked = self._write(image, payload, signs, tuned, frozen, cells, signer, salt)
+            opened = self._open(marked.image)
+            if not isinstance(opened, Integrity) and self._reads(marked.image, payload):
+                finished.append((marked, opened))
                 if self._survives(marked.image, base, shift, signs, tuned.passed):
                     break
             gain = min(tuning.LARGEST_GAIN, int(gain * 1.08) + 1)
-        else:
-            # W2 and the full size have cost what the stand-in promised; the loudest that reads comes closest
-            marked = finished[-1] if finished else marked
         if not finished:
-            raise EmbedError("the mark cannot be read in the finished picture: it is too flat or too busy")
-        if not np.array_equal(self.restore(marked.image), image):
+            raise EmbedError(f"the mark cannot be read in the finished picture: {why}")
+        # Where none keeps what the stand-in promised, the loudest comes closest.
+        marked, opened = finished[-1]
+        if not np.array_equal(self._cover(opened, image.dtype), image):
             raise EmbedError("the finished picture does not restore to its cover: please report this picture")
         return marked
 
@@ -342,13 +281,14 @@ class DualWatermarker:
         base: int,
         shift: int,
         mask: NDArray[np.bool_] | None,
+        attenuate: bool,
     ) -> tuning.Tuned:
         shown = _stand_in(image, base, shift)
         if mask is not None and mask.shape != shown.shape:
             size = (shown.shape[1], shown.shape[0])
             mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST), np.bool_)
 
-        return tuning.tune(shown, signs, self._release.network, self._reader, mask)
+        return tuning.tune(shown, signs, self._release.network, self._reader, mask, attenuate=attenuate)
 
     def _write(
         self,
@@ -357,7 +297,7 @@ class DualWatermarker:
         signs: NDArray[np.int8],
         tuned: tuning.Tuned,
         frozen: Frozen,
-        area: bytes | None,
+        cells: regions.Cells | None,
         signer: Signer | None,
         salt: bytes,
     ) -> Marked:
@@ -365,9 +305,11 @@ class DualWatermarker:
         first = coupled.picture.astype(image.dtype)
         cover, marked_hash = content_hash(image), content_hash(first)
         prefix = self.model[:MODEL_BYTES]
+        strict = None if frozen.attenuate else frozen.roi
+        area = None if cells is None or strict is None else regions.block_map(cells)
         settings = w2.settings_bytes(frozen.gain, frozen.shift, frozen.legal, frozen.padding, area, prefix)
         check = hashlib.sha3_256(cover).digest()[: w2.COVER_CHECK]
-        long = w2.Body(payload, frozen.base, tuned.codes, check, coupled.exceptions, salted(salt, cover), None)
+        long = w2.Body(payload, frozen.base, tuned.codes, check, coupled.exceptions, salted(salt, cover), None, cells)
 
         def statement(body: w2.Body) -> ImageMark:
             rest = w2.rest_hash(body, settings)
@@ -382,7 +324,7 @@ class DualWatermarker:
                 gain=frozen.gain,
                 shift=frozen.shift,
                 model=prefix,
-                roi=frozen.roi,
+                roi=strict,
                 short=short,
             )
 
@@ -393,7 +335,7 @@ class DualWatermarker:
         try:
             second, short = hide(replace(long, signature=signature), False), False
         except CapacityError as error:
-            if frozen.roi is not None:
+            if strict is not None:
                 raise
             brief = replace(long, cover_hash=None)
             try:
@@ -412,6 +354,8 @@ class DualWatermarker:
             frozen.gain,
             short,
             bool(tuned.passed.all()),
+            OFF if frozen.roi is None else ATTENUATE if frozen.attenuate else STRICT,
+            0.0 if frozen.roi is None else float(frozen.roi.mean()),
         )
 
     def _survives(
@@ -422,37 +366,47 @@ class DualWatermarker:
         return bool((tuning.survived(answers, signs, spare=0.0) | ~passed).all())
 
     def _reads(self, image: Samples, payload: Payload) -> bool:
-        found = self.extract(image, search=False)
-        return found.payload == payload and found.integrity.state == "intact"
+        (standing,) = upright(working_picture(image)[None], self._reader)
+        decoded = _read(standing)
+        return decoded is not None and decoded.payload == payload
 
     def extract(self, image: Samples, search: bool = True) -> Extraction:
-        """Read both marks of a picture.
+        """Read both marks of a picture; see :meth:`extract_many`."""
+        return self.extract_many([image], search)[0]
+
+    def extract_many(self, images: Sequence[Samples], search: bool = True) -> list[Extraction]:
+        """Read both marks of pictures, which go through the extractor together.
 
         Parameters
         ----------
-        image : uint8 or uint16 array (H, W) or (H, W, 3)
-            Any content. W2 is read as the picture stands.
+        images : sequence of uint8 or uint16 arrays (H, W) or (H, W, 3)
+            Any content and sizes. W2 is read as a picture stands.
         search : bool
             Whether to look for W1 at any angle and in windows too, where none of the eight orientations has it.
 
         Raises
         ------
         WatermarkError
-            The array is no picture of this kind.
+            An array is no picture of this kind.
         """
-        _check_kind(image)
-        grey = grey_picture(image)
-        best, decoded = NOTHING, None
-        for stage in (upright, synchronisation.rotated, synchronisation.windows):
-            for seen in stage(grey, self._reader):
-                read = decode(seen.soft_bits) if seen.false_alarm < 1 else None
-                if read is not None and _convincing(seen, read):
-                    best, decoded = seen, read
+        for image in images:
+            _check_kind(image)
+        greys = [grey_picture(image) for image in images]
+        standing = upright(np.stack([shrunk(grey) for grey in greys]), self._reader) if greys else []
+        return [self._extraction(*one, search) for one in zip(images, greys, standing, strict=True)]
+
+    def _extraction(self, image: Samples, grey: F32, standing: Detection, search: bool) -> Extraction:
+        best, decoded = standing, _read(standing)
+        if decoded is None and not standing.present and search:
+            for stage in (synchronisation.rotated, synchronisation.windows):
+                for seen in stage(grey, self._reader):
+                    decoded = _read(seen)
+                    if decoded is not None or seen.false_alarm < best.false_alarm:
+                        best = seen
+                    if decoded is not None:
+                        break
+                if decoded is not None or best.present:
                     break
-                if seen.false_alarm < best.false_alarm:
-                    best = seen
-            if decoded is not None or best.present or not search:
-                break
         return Extraction(
             decoded.payload if decoded else None,
             best.soft_bits,
@@ -476,7 +430,7 @@ class DualWatermarker:
             mark = ImageMark(FORMAT, self.model, commitment(body.payload), marked_hash, body.cover_hash, rest)
         return Integrity("intact", mark, body.signature, body.payload)
 
-    def _open(self, image: Samples) -> Integrity | tuple[Frame, w2.Body, bytes, bytes]:
+    def _open(self, image: Samples) -> Integrity | _Opened:
         frame = integrity.extract(image)
         if frame is None:
             return Integrity("absent", reason="no integrity mark")
@@ -491,6 +445,8 @@ class DualWatermarker:
         marked_hash = content_hash(frame.image)
         if w2.mark_check(settings, raw, marked_hash) != check:
             return Integrity("broken", payload=body.payload, reason="samples were changed after marking")
+        if body.region is not None and header.roi not in (None, regions.block_map(body.region)):
+            return Integrity("broken", payload=body.payload, reason="region map and block map contradict each other")
         return frame, body, settings, marked_hash
 
     def restore(self, marked: Samples) -> Samples:
@@ -504,6 +460,9 @@ class DualWatermarker:
         opened = self._open(marked)
         if isinstance(opened, Integrity):
             raise RestoreError(f"the cover cannot be restored: {opened.reason}; only the untouched picture restores")
+        return self._cover(opened, marked.dtype)
+
+    def _cover(self, opened: _Opened, dtype: np.dtype[np.unsignedinteger]) -> Samples:
         frame, body, _, _ = opened
         header = frame.header
         if header.shift > MAX_SHIFT:
@@ -515,15 +474,23 @@ class DualWatermarker:
             )
         signs = self._signs(body.payload)
         values = tuning.values_of(body.codes, signs)
+        roi = frame.roi if body.region is None else regions.to_mask(body.region, frame.image.shape[:2])
         frozen = Frozen(
-            header.gain, body.base, header.shift, header.legal, header.padding, frame.roi, self._reader.carriers
+            header.gain,
+            body.base,
+            header.shift,
+            header.legal,
+            header.padding,
+            roi,
+            self._reader.carriers,
+            attenuate=header.roi is None,
         )
         if body.exceptions.size and body.exceptions[-1] >= frame.image.shape[0] * frame.image.shape[1]:
             raise RestoreError("the cover cannot be restored: the integrity mark names pixels outside the picture")
         cover = coupling.inverse(frame.image, values, body.exceptions, self._release.network, frozen)
-        if cover.min() < 0 or cover.max() > np.iinfo(marked.dtype).max:
+        if cover.min() < 0 or cover.max() > np.iinfo(dtype).max:
             raise RestoreError("the cover cannot be restored: samples leave their range; the mark is forged or damaged")
-        back = cover.astype(marked.dtype)
+        back = cover.astype(dtype)
         if hashlib.sha3_256(content_hash(back)).digest()[: w2.COVER_CHECK] != body.cover_check:
             raise RestoreError("the cover cannot be restored: its check differs; the mark is forged or damaged")
         return back

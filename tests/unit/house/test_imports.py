@@ -71,6 +71,7 @@ def test_training_imports_with_torch_alone() -> None:
         "for name in ('flwr', 'web3', 'reedsolo', 'pydicom', 'onnxruntime', 'tifffile'):\n"
         "    sys.modules[name] = None\n"
         "import medprov_watermark.training.loop, medprov_watermark.training.data, medprov_watermark.training.networks\n"
+        "import medprov_watermark.training.segmentation, medprov_watermark.training.segmentation_commands\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -24,6 +24,7 @@ from medprov_ledger.keys import create_account, load_account
 from medprov_ledger.store import open_store
 from medprov_node.connect import Ledger
 from medprov_node.mark import MarkResult, mark_files
+from medprov_watermark.errors import EmbedError
 from medprov_watermark.hashing import content_hash
 from medprov_watermark.image_mark import ImageMark
 from medprov_watermark.payload import commitment
@@ -53,16 +54,32 @@ class QuickWatermarker:
 
     def __init__(self) -> None:
         self.marked = 0
+        self.regions = []
 
-    def mark(self, image, payload, *, signer=None, value_range=None, padding=None) -> Marked:
+    def mark(self, image, payload, *, signer=None, value_range=None, padding=None, roi=None, roi_mode="off") -> Marked:
+        if roi is not None and roi_mode == "strict" and roi.all():
+            raise EmbedError("the region of interest covers 100 % of it")
         self.marked += 1
+        self.regions.append((roi_mode, roi))
         salt = secrets.token_bytes(16)
         out = image.copy()
         out[:1, :16] ^= np.frombuffer(salt, np.uint8).reshape(1, 16) & 1
         mark = ImageMark(1, self.model, commitment(payload), content_hash(image), salted(salt, b""), bytes(32))
         signature = signer(mark)
         return Marked(
-            out, content_hash(image), content_hash(out), mark.cover_hash, salt, mark, signature, 60.0, 1, False, True
+            out,
+            content_hash(image),
+            content_hash(out),
+            mark.cover_hash,
+            salt,
+            mark,
+            signature,
+            60.0,
+            1,
+            False,
+            True,
+            roi_mode,
+            0.0 if roi is None else float(roi.mean()),
         )
 
 

@@ -148,7 +148,7 @@ def test_only_the_mark_changes_the_dicom_file(done) -> None:
 def test_the_result_is_json(done) -> None:
     found = done.png.to_json()
     assert found["output"] == str(done.png.output)
-    assert set(found["milliseconds"]) == {"read", "mark", "seal", "store", "anchor", "write"}
+    assert set(found["milliseconds"]) == {"read", "region", "mark", "seal", "store", "anchor", "write"}
 
 
 def test_nothing_is_held_after_release(done) -> None:

@@ -15,6 +15,15 @@ from medprov_watermark import body as w2
 from medprov_watermark import carriers as cr
 from medprov_watermark.body import Body, BodyError
 from medprov_watermark.payload import Payload
+from medprov_watermark.region import SIDES, pack
+
+
+def scattered(side: int, seed: int = 0) -> NDArray[np.bool_]:
+    """A region map of some cells."""
+    cells = np.random.default_rng(seed).random((side, side)) < 0.1
+    cells[0, 0] = True
+    return cells
+
 
 POSITIONS = st.one_of(
     st.lists(st.integers(0, 2**40), unique=True, max_size=20),
@@ -30,6 +39,7 @@ BODIES = st.builds(
     exceptions=POSITIONS,
     cover_hash=st.none() | st.binary(min_size=32, max_size=32),
     signature=st.none() | st.binary(min_size=65, max_size=65),
+    region=st.none() | st.builds(lambda side, seed: scattered(side, seed), st.sampled_from(SIDES), st.integers(0, 99)),
 )
 SETTINGS = w2.settings_bytes(1200, 3, (0, 4095), 0, None, b"model678")
 
@@ -43,7 +53,9 @@ def make(**other: object) -> Body:
 
 def same(a: Body, b: Body) -> bool:
     parts = [(x.payload, x.base, x.cover_check, x.cover_hash, x.signature) for x in (a, b)]
-    return parts[0] == parts[1] and np.array_equal(a.codes, b.codes) and np.array_equal(a.exceptions, b.exceptions)
+    regions = (a.region is None) == (b.region is None) and (a.region is None or np.array_equal(a.region, b.region))
+    arrays = np.array_equal(a.codes, b.codes) and np.array_equal(a.exceptions, b.exceptions)
+    return parts[0] == parts[1] and arrays and regions
 
 
 @settings(max_examples=100, deadline=None)
@@ -67,7 +79,7 @@ def test_hostile_bytes_give_a_body_or_a_body_error(data: bytes) -> None:
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.binary(max_size=120), st.integers(0, 3), st.binary(max_size=12))
+@given(st.binary(max_size=120), st.integers(0, 7), st.binary(max_size=12))
 def test_hostile_tails_give_a_body_or_a_body_error(tail: bytes, flags: int, count: bytes) -> None:
     head = bytes([1, flags]) + bytes(12 + 2 + 72 + 4)
     try:
@@ -100,7 +112,7 @@ def test_every_truncation_and_extension_is_refused_or_noticed() -> None:
         assert w2.mark_check(SETTINGS, raw, bytes(32)) != check
 
 
-@pytest.mark.parametrize(("place", "value"), [(0, 0), (0, 2), (0, 255), (1, 4), (1, 128), (1, 255)])
+@pytest.mark.parametrize(("place", "value"), [(0, 0), (0, 2), (0, 255), (1, 8), (1, 128), (1, 255)])
 def test_unknown_versions_and_flags_are_refused(place: int, value: int) -> None:
     packed = bytearray(make().pack(SETTINGS, bytes(32)))
     packed[place] = value
@@ -121,6 +133,22 @@ def test_the_layout_is_that_of_the_format() -> None:
     brief = make(cover_hash=None, signature=None, exceptions=np.zeros(0, np.int64)).pack(SETTINGS, bytes(32))
     assert brief[1] == 0
     assert len(brief) == 92 + 1 + 8
+
+
+def test_a_region_map_stands_behind_the_exceptions() -> None:
+    cells = scattered(32)
+    brief = make(cover_hash=None, signature=None, region=cells).pack(SETTINGS, bytes(32))
+    plain = make(cover_hash=None, signature=None).pack(SETTINGS, bytes(32))
+    assert brief[1] == 4
+    assert brief[2 : len(plain) - 8] == plain[2:-8]
+    assert brief[len(plain) - 8 : -8] == pack(cells)
+
+
+@pytest.mark.parametrize("rest", [b"", b"\x20", b"\x20\x00\x00", b"\x11\x00\x01\x80", b"\x10\x00\xff\x80"])
+def test_a_region_map_that_is_none_is_refused(rest: bytes) -> None:
+    raw = bytes([1, 4]) + make(cover_hash=None, signature=None).unsigned()[2:] + rest
+    with pytest.raises(BodyError, match="region map"):
+        w2.parse(raw + bytes(8))
 
 
 def test_the_check_covers_settings_body_and_picture() -> None:

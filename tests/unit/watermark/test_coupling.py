@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,11 +11,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from medprov_watermark import carriers as cr
-from medprov_watermark.coupling import GAIN_ONE, Frozen, checkerboard, forward, inverse, luminance
+from medprov_watermark.coupling import GAIN_ONE, Frozen, forward, inverse, luminance
 from medprov_watermark.coupling_network import CouplingNetwork
 from medprov_watermark.tuning import LEVELS
 
 KINDS = ["phantom", "noise", "black", "top", "extremes", "stripes", "ramp"]
+
+
+def checkerboard(height: int, width: int) -> NDArray[np.bool_]:
+    """True on the half that moves first: row + column even."""
+    return np.asarray(np.add.outer(np.arange(height), np.arange(width)) % 2 == 0)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def setups(draw: st.DrawFn) -> Setup:
     gain = draw(st.sampled_from([1, GAIN_ONE // 4, GAIN_ONE, 3 * GAIN_ONE, 65535]))
     base, shift = draw(st.sampled_from([0, 0, top // 7])), draw(st.integers(0, 8 if deep else 0))
     values = random.choice(LEVELS, cr.WRITTEN) * random.choice([-1, 1], cr.WRITTEN)
-    frozen = Frozen(gain, base, shift, (low, high), padding, roi)
+    frozen = Frozen(gain, base, shift, (low, high), padding, roi, attenuate=draw(st.booleans()))
     return Setup(cover.astype(np.uint16 if deep else np.uint8), values, frozen)
 
 
@@ -91,7 +96,7 @@ def test_every_promise_of_the_coupling(small_network: CouplingNetwork, setup: Se
     if frozen.padding is not None:
         np.testing.assert_array_equal(picture == frozen.padding, cover == frozen.padding)
         assert not changed[any_channel(cover == frozen.padding)].any()
-    if frozen.roi is not None:
+    if frozen.roi is not None and not frozen.attenuate:
         assert not changed[frozen.roi].any()
     assert not changed.reshape(-1)[exceptions].any()
     assert (np.diff(exceptions) > 0).all()
@@ -135,6 +140,21 @@ def test_shift_scales_the_residual(small_network: CouplingNetwork, phantom) -> N
     step, deep_step = (flat - cover.astype(np.int64))[inside], (deep - deep_cover.astype(np.int64))[inside]
     assert np.corrcoef(step, deep_step)[0, 1] > 0.9
     assert 12 < np.std(deep_step) / np.std(step) < 20
+
+
+def test_an_attenuated_region_gets_half(small_network: CouplingNetwork) -> None:
+    # flat, so that the second half of the checkerboard sees nearly the same in both pictures
+    cover = np.full((96, 96), 30000, np.uint16)
+    region = np.zeros((96, 96), np.bool_)
+    region[20:70, 10:60] = True
+    full = Frozen(GAIN_ONE, 0, 8, (0, 65535))
+    step = forward(cover, some_values(), small_network, full).picture - cover.astype(np.int64)
+    faint = replace(full, roi=region, attenuate=True)
+    less = forward(cover, some_values(), small_network, faint).picture - cover.astype(np.int64)
+    even = checkerboard(96, 96)
+    np.testing.assert_array_equal(less[even & ~region], step[even & ~region])
+    assert np.abs(2 * less - step)[even & region].max() <= 1
+    assert np.std(less[~even & region]) == pytest.approx(np.std(step[~even & region]) / 2, rel=0.1)
 
 
 def test_exceptions_are_needed_and_used(small_network: CouplingNetwork) -> None:

@@ -180,7 +180,10 @@ def test_region_of_interest_does_not_change(data: st.DataObject, seed: int) -> N
     assert np.array_equal(frame.image, image)
     assert frame.roi is not None
     assert frame.roi[roi].all()
-    assert np.array_equal(marked[frame.roi], image[frame.roi])
+    # in the blocks around the region only the header may lie, in lowest bits
+    moved = np.abs(marked.astype(np.int64) - image)[frame.roi]
+    assert moved.max() <= 1
+    assert moved.sum() <= frame.header.pack().size
     area = blocks.from_mask(roi)
     assert area is not None
     assert np.array_equal(frame.roi, blocks.to_mask(area, (height, width)))

@@ -11,17 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from medprov_watermark import body as w2
 from medprov_watermark import carriers as cr
-from medprov_watermark import detection, integrity
+from medprov_watermark import coupling, detection, integrity, region, tuning
 from medprov_watermark.coupling_network import CouplingNetwork
 from medprov_watermark.errors import AlreadyMarkedError, CapacityError, EmbedError, RestoreError, WatermarkError
 from medprov_watermark.extractor import working_picture
 from medprov_watermark.geometry import ALL, Geometry
 from medprov_watermark.hashing import content_hash
-from medprov_watermark.integrity import blocks
 from medprov_watermark.payload import Payload, commitment
 from medprov_watermark.watermarker import DualWatermarker, Marked, Samples, psnr, salted
 from medprov_watermark.weights import Release
@@ -107,10 +109,100 @@ def test_legal_range_and_padding_hold(case) -> None:  # type: ignore[no-untyped-
 
 def test_no_sample_of_the_region_changes(cases) -> None:  # type: ignore[no-untyped-def]
     case = cases["region"]
-    whole = blocks.to_mask(blocks.from_mask(case.roi), case.cover.shape)
+    whole = region.to_mask(region.from_mask(case.roi, 32), case.cover.shape)
     assert whole[case.roi].all()
     np.testing.assert_array_equal(case.marked.image[whole], case.cover[whole])
     assert (case.marked.image[~whole] != case.cover[~whole]).any()
+    assert case.marked.roi_mode == "strict"
+    assert case.marked.roi_share == whole.mean()
+    assert cases["grey"].marked.roi_mode == "off"
+    assert cases["grey"].marked.roi_share == 0
+
+
+@st.composite
+def regions(draw: st.DrawFn, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Spots, lines and boxes, at the border too; never empty."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    row, column = np.indices(shape)
+    y, x = random.uniform(0, 1, 2) * shape
+    kind = draw(st.sampled_from(["spot", "line", "box", "pixel", "dust"]))
+    if kind == "spot":
+        mask = np.hypot(row - y, column - x) < random.uniform(1, 0.3 * min(shape))
+    elif kind == "line":
+        mask = np.abs(row - y - (column - x) * random.uniform(-2, 2)) < random.uniform(0.5, 6)
+    elif kind == "box":
+        mask = (row >= y * 0.8) & (row <= y) & (column >= x * 0.8) & (column <= x)
+    elif kind == "pixel":
+        mask = (row == int(y)) & (column == int(x))
+    else:
+        mask = random.random(shape) < 0.0005
+    mask[int(y), int(x)] = True
+    return np.asarray(mask)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_strict_means_that_not_one_pixel_differs(wm: DualWatermarker, payload: Payload, phantom, data) -> None:  # type: ignore[no-untyped-def]
+    """W1 and W2 together, on any region that leaves room; the loop that chooses amplitudes is left out for its time."""
+    shape = data.draw(st.sampled_from([(128, 128), (131, 200), (260, 257)]))
+    mask, colour = data.draw(regions(shape)), data.draw(st.booleans())
+    cover = phantom(*shape, seed=data.draw(st.integers(0, 9)))
+    cover = np.stack([cover, cover // 2, 255 - cover], axis=-1) if colour else cover
+    attenuate = data.draw(st.booleans())
+    cells = region.from_mask(mask, data.draw(st.sampled_from(region.SIDES)))
+    gain = data.draw(st.sampled_from([300, 2000, 20000]))
+    codes = np.random.default_rng(0).integers(0, 8, cr.WRITTEN).astype(np.uint8)
+    tuned = tuning.Tuned(codes, gain, np.zeros(1, np.bool_))
+    frozen = coupling.Frozen(gain, 0, 0, (0, 255), None, region.to_mask(cells, shape), attenuate=attenuate)
+    signs = wm._signs(payload)
+    try:
+        marked = wm._write(cover, payload, signs, tuned, frozen, cells, None, bytes(16))
+    except CapacityError as error:
+        assert attenuate or "region of interest covers" in str(error)
+        return
+    if attenuate:
+        assert marked.roi_mode == "attenuate"
+    else:
+        assert marked.roi_mode == "strict"
+        np.testing.assert_array_equal(marked.image[mask], cover[mask])
+        np.testing.assert_array_equal(marked.image[frozen.roi], cover[frozen.roi])
+    np.testing.assert_array_equal(wm.restore(marked.image), cover)
+
+
+def test_an_attenuated_region_changes_less_and_comes_back(wm: DualWatermarker, cases, payload: Payload) -> None:  # type: ignore[no-untyped-def]
+    case = cases["region"]
+    marked = wm.mark(case.cover, payload, roi=case.roi, roi_mode="attenuate")
+    assert marked.roi_mode == "attenuate"
+    assert marked.roi_share == case.marked.roi_share
+    np.testing.assert_array_equal(wm.restore(marked.image), case.cover)
+    frame = integrity.extract(marked.image)
+    assert frame is not None and frame.roi is None and frame.body is not None
+    np.testing.assert_array_equal(w2.parse(frame.body)[0].region, region.from_mask(case.roi, 32))
+    error = np.square(marked.image.astype(np.float64) - case.cover)
+    assert 0 < error[case.roi].mean() < 0.5 * error[~case.roi].mean()
+
+
+def test_everything_may_be_attenuated(wm: DualWatermarker, cases, payload: Payload) -> None:  # type: ignore[no-untyped-def]
+    cover = cases["region"].cover
+    marked = wm.mark(cover, payload, roi=np.ones(cover.shape, np.bool_), roi_mode="attenuate")
+    assert (marked.roi_mode, marked.roi_share) == ("attenuate", 1.0)
+    np.testing.assert_array_equal(wm.restore(marked.image), cover)
+
+
+@pytest.mark.parametrize("mode", ["", "Strict", "none"])
+def test_other_modes_are_refused(wm: DualWatermarker, payload: Payload, mode: str) -> None:
+    with pytest.raises(EmbedError, match="roi_mode"):
+        wm.mark(np.zeros((80, 80), np.uint8), payload, roi_mode=mode)
+
+
+def test_the_region_of_mode_off_is_ignored(
+    wm: DualWatermarker, cases, payload: Payload, salted_mark: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    cover = cases["odd"].cover
+    monkeypatch.setattr("secrets.token_bytes", bytes)
+    marked = wm.mark(cover, payload, roi=np.ones(cover.shape, np.bool_), roi_mode="off")
+    assert marked.roi_mode == "off"
+    np.testing.assert_array_equal(marked.image, salted_mark.image)
 
 
 @pytest.mark.parametrize("geometry", ALL, ids=str)
@@ -415,8 +507,8 @@ def test_a_region_that_is_not_boolean_is_refused(wm: DualWatermarker, payload: P
         wm.mark(cover, payload, roi=np.ones(cover.shape, np.uint8))
 
 
-def test_a_region_over_everything_is_refused_and_named(wm: DualWatermarker, payload: Payload, cases) -> None:  # type: ignore[no-untyped-def]
-    cover = cases["odd"].cover
+def test_a_region_over_everything_is_refused_and_named(wm: DualWatermarker, payload: Payload, phantom) -> None:  # type: ignore[no-untyped-def]
+    cover = phantom(67, 129)
     with pytest.raises(EmbedError, match="region"):
         wm.mark(cover, payload, roi=np.ones(cover.shape, np.bool_))
 
@@ -425,8 +517,44 @@ def test_a_region_that_leaves_too_little_room_is_refused(wm: DualWatermarker, pa
     cover = cases["grey"].cover
     roi = np.ones(cover.shape, np.bool_)
     roi[100:160, 100:160] = False
-    with pytest.raises(EmbedError):
+    with pytest.raises(EmbedError, match=r"region of interest covers 9\d ?%"):
         wm.mark(cover, payload, roi=roi)
+
+
+def test_a_mark_whose_region_was_written_as_blocks_alone_restores(
+    wm: DualWatermarker, payload: Payload, phantom
+) -> None:  # type: ignore[no-untyped-def]
+    """The form of release 0.1.0: W1 spares the blocks of the header's map, the body has no map."""
+    cover = phantom(128, 160)
+    mask = np.zeros(cover.shape, np.bool_)
+    mask[40:60, 50:90] = True
+    whole = region.to_mask(region.from_mask(mask, 16), cover.shape)
+    codes = np.full(cr.WRITTEN, 4, np.uint8)
+    signs = wm._signs(payload)
+    frozen = coupling.Frozen(1500, 0, 0, (0, 255), None, whole)
+    coupled = coupling.forward(cover, tuning.values_of(codes, signs), wm._release.network, frozen)
+    first = coupled.picture.astype(np.uint8)
+    check = hashlib.sha3_256(content_hash(cover)).digest()[: w2.COVER_CHECK]
+    body = w2.Body(payload, 0, codes, check, coupled.exceptions, bytes(32), None)
+    area = region.block_map(region.from_mask(mask, 16))
+    packed = body.pack(w2.settings_bytes(1500, 0, (0, 255), None, area, wm.model[:8]), content_hash(first))
+    image = integrity.embed(first, packed, legal=(0, 255), gain=1500, shift=0, model=wm.model[:8], roi=mask)
+    assert not np.array_equal(image, cover)
+    np.testing.assert_array_equal(image[whole], cover[whole])
+    np.testing.assert_array_equal(wm.restore(image), cover)
+
+
+def test_a_region_map_that_contradicts_the_block_map_is_broken(wm: DualWatermarker, payload: Payload, phantom) -> None:  # type: ignore[no-untyped-def]
+    cover = phantom(128, 160)
+    mask = np.zeros(cover.shape, np.bool_)
+    mask[40:60, 50:90] = True
+    area, other = region.block_map(region.from_mask(mask, 16)), region.from_mask(~mask, 16)
+    body = w2.Body(payload, 0, np.full(cr.WRITTEN, 3, np.uint8), b"none", np.zeros(0, np.int64), None, None, other)
+    packed = body.pack(w2.settings_bytes(9, 0, (0, 255), None, area, wm.model[:8]), content_hash(cover))
+    image = integrity.embed(cover, packed, legal=(0, 255), gain=9, shift=0, model=wm.model[:8], roi=mask)
+    found = wm.integrity(image)
+    assert found.state == "broken"
+    assert "contradict" in found.reason
 
 
 @pytest.mark.parametrize("length", [0, 64, 66])

@@ -40,7 +40,7 @@ class Frame:
     image : uint8 or uint16 array (H, W) or (H, W, 3)
         The picture before hiding; as received where `body` is None.
     roi : bool array (H, W) or None
-        Blocks that were left alone.
+        Blocks that the body kept out of.
     reason : str
         Why `body` is None, else empty.
     """
@@ -86,7 +86,8 @@ def embed(
     model : bytes
         8 bytes, for the caller.
     roi : bool array (H, W) or None
-        Pixels that must not change; widened to the blocks of a 16 x 16 grid.
+        Pixels that must not change. The body keeps out of all blocks of a 16 x 16 grid that hold one; the header,
+        whose place a reader finds without the map, only out of the pixels themselves.
     short : bool
         For the caller.
 
@@ -122,7 +123,7 @@ def embed(
     placed = False
     for channel in range(samples.shape[1]):
         values = np.ascontiguousarray(samples[:, channel])
-        spot = _free_site(values, shape, size, Rules(legal, padding, False, mask))
+        spot = _free_site(values, shape, size, Rules(legal, padding, False, mask), roi)
         if spot is None:
             continue
         placed = True
@@ -245,7 +246,9 @@ def _read(image: Samples, header: Header, channel: int, site: Places) -> Frame:
     return Frame(header, body, restored.reshape(image.shape), mask)
 
 
-def _free_site(values: Samples, shape: tuple[int, int], size: int, rules: Rules) -> tuple[Places, Rules] | None:
+def _free_site(
+    values: Samples, shape: tuple[int, int], size: int, rules: Rules, roi: NDArray[np.bool_] | None
+) -> tuple[Places, Rules] | None:
     """First site whose cells can all change, with the pairing that allows it."""
     for place in cells.sites(*shape):
         held = values[place]
@@ -253,7 +256,7 @@ def _free_site(values: Samples, shape: tuple[int, int], size: int, rules: Rules)
             site = place[choice][:size]
             if site.size < size or not cells.keeps(held, way, rules.legal, rules.padding):
                 continue
-            if rules.roi is not None and rules.roi.ravel()[site].any():
+            if roi is not None and roi.ravel()[site].any():
                 continue
             for pair_top in (False, True):
                 _, valid = cells.partner(values[site].astype(np.int32), rules.legal, rules.padding, pair_top)

@@ -125,7 +125,7 @@ def decode(data: bytes, max_pixels: int) -> Pixels:
         not supported, contradictions, or is too small or too large. Damaged bytes raise whatever pydicom raises.
     """
     with without_warnings():
-        _refuse_deflated(data)
+        refuse_deflated(data)
         dataset = dcmread(BytesIO(data))
         syntax = _syntax(dataset, data)
         layout = _layout(dataset, syntax, max_pixels)
@@ -208,7 +208,8 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
-def _refuse_deflated(data: bytes) -> None:
+def refuse_deflated(data: bytes) -> None:
+    """Refuse a deflated file by its meta information alone."""
     # pydicom would inflate such a file without a limit before anything can be checked.
     meta = read_dataset(BytesIO(data[132:]), False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:

@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError
 
 from medprov_watermark.errors import WatermarkError
-from medprov_watermark.training import data, loop
+from medprov_watermark.training import data, loop, records
 
-_DAMAGED = (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, pickle.UnpicklingError)
+DAMAGED = (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, pickle.UnpicklingError)
 """What torch raises for files that are no checkpoints of ours."""
 
 
@@ -35,12 +35,17 @@ def train(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     paths = [p for p in data.list_images(args.images) if args.all or not data.held_back(p)]
     try:
-        with _left_out_in_one_line():
+        with left_out_in_one_line():
             pictures = data.load(paths, args.crops)
     except ValueError as error:
         raise WatermarkError(f"{args.images}: {error}") from error
     settings = loop.Settings(
-        steps=args.steps, batch=args.batch, rate=args.rate, final_db=args.final_db, ssim_weight=args.ssim_weight
+        steps=args.steps,
+        batch=args.batch,
+        rate=args.rate,
+        final_db=args.final_db,
+        ssim_weight=args.ssim_weight,
+        adversarial_weight=args.adversarial_weight,
     )
     print(f"{len(paths)} pictures, {len(pictures)} windows, {settings.steps} steps on {args.device}", flush=True)
     trainer = loop.Trainer(pictures, settings, torch.device(args.device))
@@ -56,21 +61,21 @@ def train(args: argparse.Namespace) -> int:
     if checkpoint.exists():
         try:
             trainer.resume(checkpoint)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise WatermarkError(
                 f"{checkpoint}: cannot go on from this checkpoint ({error}); use another --out"
             ) from error
     elif args.start:
         try:
             trainer.start_from(args.start)
-        except (*_DAMAGED, SafetensorError) as error:
+        except (*DAMAGED, SafetensorError) as error:
             raise WatermarkError(f"{args.start}: no weights of a model of this size ({error})") from error
     loop.run(trainer, args.out, args.minutes, report)
     return 0
 
 
 @contextmanager
-def _left_out_in_one_line() -> Iterator[None]:
+def left_out_in_one_line() -> Iterator[None]:
     """Name each file that is not used, without the place in this program; Pillow's own warnings name no file."""
     with warnings.catch_warnings(record=True) as left_out:
         warnings.simplefilter("ignore")
@@ -80,6 +85,24 @@ def _left_out_in_one_line() -> Iterator[None]:
         finally:
             for one in left_out:
                 print(f"medprov-watermark: {' '.join(str(one.message).splitlines())}", file=sys.stderr)
+
+
+def plots(args: argparse.Namespace) -> int:
+    """Draw the curves of a run.
+
+    Raises
+    ------
+    WatermarkError
+        No log, or matplotlib is missing.
+    """
+    try:
+        for path in records.plot(args.run):
+            print(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise WatermarkError(f"{args.run}: no log of medprov-watermark train ({error})") from error
+    except ImportError as error:
+        raise WatermarkError("plots need matplotlib; install medprov-watermark[train]") from error
+    return 0
 
 
 def release(args: argparse.Namespace) -> int:
@@ -94,7 +117,7 @@ def release(args: argparse.Namespace) -> int:
 
     try:
         model, about = export.model_of_checkpoint(args.checkpoint)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise WatermarkError(f"{args.checkpoint}: not a checkpoint of medprov-watermark train ({error})") from error
     print(f"model {export.write_release(model, args.out, args.name)}  {about['progress']}")
     return 0

@@ -270,6 +270,7 @@ class Assignment:
             channels=_integer(config, "channels", 8, 512),
             blocks=_integer(config, "blocks", 1, 32),
             extractor_blocks=_integer(config, "extractor-blocks", 1, 32),
+            adversarial_weight=0.0,  # the discriminator is not exchanged
         )
         if settings.channels % 8:
             raise ExchangeError(f"channels is {settings.channels}: a multiple of 8 is needed")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-import csv
 import math
 import os
 import random
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +23,18 @@ from torch import Tensor, nn
 from medprov_watermark import carriers as cr
 from medprov_watermark.training import attacks
 from medprov_watermark.training.data import augment
+from medprov_watermark.training.discriminator import Discriminator, adversarial, discriminating
 from medprov_watermark.training.networks import CouplingNetwork, Extractor, straight_through
+from medprov_watermark.training.records import Records
 
 CHECKPOINT = "checkpoint.pt"
 _ADVANCE = 0.93
 """Running bit accuracy above which the curriculum gets harder."""
 _MOST_ATTACKED = 0.9
 """Share of steps with attacks at the end of the curriculum."""
-_SEARCHED = 0.25
+_SEARCHED = 0.15
 """Share of groups that the extractor sees as the search for angle and place does."""
+_ADVERSARY_RATE = 2e-4
 _GROUP = 8
 """Pictures of a batch that meet the same attack."""
 
@@ -43,6 +49,8 @@ class Settings:
     start_db: float = 34.0
     final_db: float = 43.5
     ssim_weight: float = 5.0
+    adversarial_weight: float = 0.02
+    adversarial_from: float = 0.75
     seed: int = 0
     channels: int = 64
     blocks: int = 3
@@ -167,15 +175,28 @@ class Trainer:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.rate, weight_decay=1e-4)
+        self.discriminator = Discriminator().to(device)
+        self.adversary = torch.optim.AdamW(self.discriminator.parameters(), lr=_ADVERSARY_RATE, betas=(0.5, 0.99))
         self.progress = Progress(db=settings.start_db)
         self.random = random.Random(settings.seed)
         self.accuracy_after: dict[str, float] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.progress.step >= self.settings.steps
 
     def rate(self) -> float:
         """Learning rate: warm-up, then a cosine over the run."""
         done = min(1.0, self.progress.step / self.settings.steps)
         return (
             self.settings.rate * min(1, (self.progress.step + 1) / 200) * (0.5 * (1 + math.cos(math.pi * done)) + 0.01)
+        )
+
+    def contested(self) -> bool:
+        """Whether the discriminator takes part: in the last phase."""
+        return self.settings.adversarial_weight > 0 and self.progress.step >= (
+            self.settings.adversarial_from * self.settings.steps
         )
 
     def step(self) -> dict[str, float]:
@@ -203,10 +224,14 @@ class Trainer:
         loss_bits = F.softplus(-right[signs != 0]).mean()
         loss_ssim = 1 - ssim(marked.float(), x)
         loss = loss_bits + s.ssim_weight * difficulty * loss_ssim
+        if self.contested():
+            with torch.autocast(kind, dtype=torch.bfloat16):
+                loss = loss + s.adversarial_weight * adversarial(self.discriminator(marked))
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
+        loss_adversary = self._discriminate(x, marked.detach()) if self.contested() else 0.0
         with torch.no_grad():
             keep = min(0.995, 1 - 1 / (p.step + 10))
             for a, b in zip(self.average.parameters(), self.model.parameters(), strict=True):
@@ -229,11 +254,21 @@ class Trainer:
             "loss": loss.item(),
             "bits": loss_bits.item(),
             "ssim": 1 - loss_ssim.item(),
+            "discriminator": loss_adversary,
             "accuracy": p.accuracy,
             "probability": p.probability,
             "db": p.db,
             "seconds": p.seconds,
         }
+
+    def _discriminate(self, x: Tensor, marked: Tensor) -> float:
+        """One step of the discriminator; returns its loss, ``2 log 2`` where it is at a loss."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            loss = discriminating(self.discriminator(x), self.discriminator(marked))
+        self.adversary.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.adversary.step()
+        return loss.item()
 
     def _attacked(self, part: Tensor, difficulty: float) -> tuple[str, Tensor, Callable[[Tensor], Tensor]]:
         """A group of marked pictures as the extractor gets to see them, and the way back into the cover's frame."""
@@ -252,6 +287,9 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "adversary": self.adversary.state_dict(),
+            "accuracy_after": self.accuracy_after,
         }
         draft = path.with_suffix(".part")
         torch.save(state, draft)
@@ -276,14 +314,31 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if "discriminator" in state:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.adversary.load_state_dict(state["adversary"])
+        self.accuracy_after = dict(state.get("accuracy_after", {}))
         self.progress = Progress(**state["progress"])
         torch.manual_seed(self.settings.seed + self.progress.step)
         random.seed(self.settings.seed + self.progress.step)
         self.random = random.Random(self.settings.seed + self.progress.step)
 
 
+class Steps(Protocol):
+    """What :func:`run` needs of a trainer; the figures of a step hold ``step``, its number."""
+
+    accuracy_after: dict[str, float]
+
+    @property
+    def finished(self) -> bool: ...
+
+    def step(self) -> dict[str, float]: ...
+
+    def save(self, path: Path) -> None: ...
+
+
 def run(
-    trainer: Trainer,
+    trainer: Steps,
     folder: Path,
     minutes: float | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
@@ -291,26 +346,37 @@ def run(
 ) -> None:
     """Train to the end of the settings' steps, or for some minutes; checkpoint and log as it goes.
 
-    A trainer that shall go on from a checkpoint is resumed before (:meth:`Trainer.resume`).
+    A trainer that shall go on from a checkpoint is resumed before (:meth:`Trainer.resume`). SIGTERM ends the run as
+    its end does, with a checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = folder / CHECKPOINT, folder / "log.csv"
+    checkpoint, records = folder / CHECKPOINT, Records(folder)
     started = saved = time.monotonic()
-    while trainer.progress.step < trainer.settings.steps:
-        figures = trainer.step()
-        if trainer.progress.step % every == 0:
-            new = not log.exists()
-            with log.open("a", newline="") as handle:
-                writer = csv.DictWriter(handle, fieldnames=list(figures))
-                if new:
-                    writer.writeheader()
-                writer.writerow(figures)
-            if report:
-                report(figures)
-        now = time.monotonic()
-        if now - saved > 120:
-            trainer.save(checkpoint)
-            saved = now
-        if minutes is not None and now - started > 60 * minutes:
-            break
+    with _until_told() as told:
+        while not trainer.finished and not told:
+            figures = trainer.step()
+            if figures["step"] % every == 0:
+                records.add(figures, trainer.accuracy_after)
+                if report:
+                    report(figures)
+            now = time.monotonic()
+            if now - saved > 120:
+                trainer.save(checkpoint)
+                saved = now
+            if minutes is not None and now - started > 60 * minutes:
+                break
     trainer.save(checkpoint)
+
+
+@contextmanager
+def _until_told() -> Iterator[list[int]]:
+    """A list that is not empty once the process was asked to end; elsewhere than in the main thread it stays empty."""
+    told: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)

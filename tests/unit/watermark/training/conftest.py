@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 
@@ -32,3 +35,26 @@ def pictures(phantom) -> torch.Tensor:  # type: ignore[no-untyped-def, name-defi
 @pytest.fixture()
 def trainer(tiny: Settings, pictures: torch.Tensor) -> Trainer:  # type: ignore[name-defined]
     return Trainer(pictures, tiny, torch.device("cpu"))
+
+
+@pytest.fixture
+def masked_pictures(tmp_path: Path) -> Path:
+    """A folder of two kinds with masks, dark lines and dark spots, and one without; seven pictures, four masks."""
+    folder = tmp_path / "pictures"
+    random = np.random.default_rng(0)
+    row, column = np.mgrid[:96, :120]
+    for kind in ("lines", "spots"):
+        (folder / kind).mkdir(parents=True)
+        (folder / f"{kind}_masks").mkdir()
+        for number in range(3):
+            if kind == "lines":
+                mask = abs(row - 20 - 25 * number - column // 4) < 4
+            else:
+                mask = np.hypot(row - 48, column - 30 - 30 * number) < 20
+            picture = np.clip(170 - 90 * mask + random.normal(0, 4, mask.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(picture).save(folder / kind / f"{kind}{number}.png")
+            if number < 2:
+                Image.fromarray((mask * 255).astype(np.uint8)).save(folder / f"{kind}_masks" / f"{kind}{number}.png")
+    (folder / "plain").mkdir()
+    Image.fromarray(random.integers(0, 255, (96, 120)).astype(np.uint8)).save(folder / "plain" / "noise.png")
+    return folder
