@@ -66,6 +66,11 @@ def interval(share: dict[str, Any]) -> str:
     return f"{share['percent']:.0f} ({share['low']:.0f}..{share['high']:.0f})"
 
 
+def ratio(value: float) -> str:
+    """Three digits that mean something, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def robustness(data: dict[str, Any]) -> list[str]:
     """Quality and attacks for medprov alone."""
     mine = data["methods"][ours.NAME]["summary"]
@@ -256,7 +261,7 @@ def speed(data: dict[str, Any]) -> list[str]:
     ]
     if data["ours_by_peer"]:
         beside = [
-            [name, f"{r['mark']:.3g}", f"{r['read']:.3g}", f"{r['exact_after_jpeg50_percent']:.0f}"]
+            [name, ratio(r["mark"]), ratio(r["read"]), f"{r['exact_after_jpeg50_percent']:.0f}"]
             for name, r in data["ours_by_peer"].items()
         ]
         head = ["peer", "our time by its time: mark", "read", "exact after JPEG 50, % of pictures"]
