@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from medprov_watermark.ordered_statistics import Code, chance, nearest, tilt
-from medprov_watermark.payload import CODE_BITS, PARITY_BITS, Payload, _binary_code, encode
+from medprov_watermark.payload import CODE_BITS, PARITY_BITS, Payload, binary_code, encode
 
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
@@ -58,11 +58,11 @@ def chance_of_nearest(code: Code, draw: Callable[[], F64], times: int) -> F64:
 @given(hnp.arrays(np.float64, CODE_BITS, elements=st.floats(-1e6, 1e6)))
 def test_it_is_always_a_word_of_the_code(soft: F64) -> None:
     before = soft.copy()
-    word = nearest(soft, _binary_code())
+    word = nearest(soft, binary_code())
     assert word.shape == (CODE_BITS,)
     assert word.dtype == np.uint8
     assert set(word.tolist()) <= {0, 1}
-    assert belongs(word, _binary_code())
+    assert belongs(word, binary_code())
     np.testing.assert_array_equal(soft, before)
 
 
@@ -102,7 +102,7 @@ def test_the_best_word_of_a_longer_code_is_hardly_ever_missed() -> None:
 )
 def test_a_hard_decision_that_is_a_word_is_kept(payload: Payload, size: F64) -> None:
     word = (encode(payload) > 0).astype(np.uint8)
-    np.testing.assert_array_equal(nearest(encode(payload) * size, _binary_code()), word)
+    np.testing.assert_array_equal(nearest(encode(payload) * size, binary_code()), word)
 
 
 @settings(deadline=None)
@@ -125,7 +125,7 @@ def test_what_was_sent_is_found_below_half_the_distance(
             wrong += 1
     word = (encode(payload) > 0).astype(np.uint8)
     assert cost(word, soft) == pytest.approx(lost)
-    np.testing.assert_array_equal(nearest(soft, _binary_code()), word)
+    np.testing.assert_array_equal(nearest(soft, binary_code()), word)
 
 
 def test_equal_reliabilities_leave_two_errors_right() -> None:
@@ -134,7 +134,7 @@ def test_equal_reliabilities_leave_two_errors_right() -> None:
         signs = encode(Payload.from_data(random.bytes(12))).astype(np.float64)
         soft = signs.copy()
         soft[random.choice(CODE_BITS, 2, replace=False)] *= -1
-        np.testing.assert_array_equal(nearest(soft, _binary_code()), (signs > 0).astype(np.uint8))
+        np.testing.assert_array_equal(nearest(soft, binary_code()), (signs > 0).astype(np.uint8))
 
 
 def test_at_a_useful_strength_nothing_better_than_what_was_sent_is_missed() -> None:
@@ -142,7 +142,7 @@ def test_at_a_useful_strength_nothing_better_than_what_was_sent_is_missed() -> N
     for _ in range(150):
         signs = encode(Payload.from_data(random.bytes(12)))
         soft = 1.7 * signs + random.normal(size=CODE_BITS)
-        assert cost(nearest(soft, _binary_code()), soft) <= cost((signs > 0).astype(np.uint8), soft) + 1e-9
+        assert cost(nearest(soft, binary_code()), soft) <= cost((signs > 0).astype(np.uint8), soft) + 1e-9
 
 
 @pytest.mark.parametrize("silent", [1, 20, CODE_BITS])
@@ -151,8 +151,8 @@ def test_bits_that_say_nothing_do_no_harm(silent: int) -> None:
     signs = encode(Payload.from_data(random.bytes(12)))
     soft = signs * random.uniform(0.5, 2, CODE_BITS)
     soft[random.choice(CODE_BITS, silent, replace=False)] = 0
-    word = nearest(soft, _binary_code())
-    assert belongs(word, _binary_code())
+    word = nearest(soft, binary_code())
+    assert belongs(word, binary_code())
     if silent < CODE_BITS:
         assert cost(word, soft) == 0
         assert np.count_nonzero(word != (signs > 0)) <= (0 if silent < FEWEST else silent)
@@ -161,7 +161,7 @@ def test_bits_that_say_nothing_do_no_harm(silent: int) -> None:
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_only_ratios_of_soft_bits_count(scale: float) -> None:
     soft = np.random.default_rng(0).normal(size=CODE_BITS)
-    np.testing.assert_array_equal(nearest(soft * scale, _binary_code()), nearest(soft, _binary_code()))
+    np.testing.assert_array_equal(nearest(soft * scale, binary_code()), nearest(soft, binary_code()))
 
 
 # How likely it is chance.
@@ -184,7 +184,7 @@ def calibrated(found: F64, loose: float = 0.25) -> None:
 
 def test_chance_is_calibrated_on_noise() -> None:
     random = np.random.default_rng(5)
-    calibrated(chance_of_nearest(_binary_code(), lambda: random.normal(size=CODE_BITS), 1500))
+    calibrated(chance_of_nearest(binary_code(), lambda: random.normal(size=CODE_BITS), 1500))
 
 
 @pytest.mark.parametrize("law", ["uniform", "laplace", "heavy"])
