@@ -64,18 +64,16 @@ def _finder() -> Finder:
 
 
 def vessels(size: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A picture of dark winding lines on a smooth ground, and where they are."""
+    """A drawn fundus, a disc with dark winding lines, and where the lines are."""
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size] / size
-    ground = 130 + 40 * np.cos(3 * x + rng.uniform(0, 6)) * np.cos(2 * y + rng.uniform(0, 6))
+    y, x = (np.mgrid[:size, :size] + 0.5) / size * 2 - 1
+    inside = np.hypot(y, x) < 0.93
     mask = np.zeros((size, size), np.bool_)
-    for _ in range(4):
-        place, turn = rng.uniform(0.3, 0.7, 2), rng.uniform(0, 2 * np.pi)
-        for step in range(60):
-            turn += rng.normal(0, 0.15)
-            place = place + 0.006 * np.array([np.sin(turn), np.cos(turn)])
-            mask |= np.hypot(y - place[0], x - place[1]) < 0.012 * (1 - step / 90)
-    picture = ground - 55 * mask + rng.normal(0, 3, mask.shape)
+    for side in (1, -1):
+        for bend in rng.uniform(0.4, 1.0, 2):
+            mask |= np.abs(y - side * bend * np.sqrt(np.maximum(0.8 - x, 0)) * 0.7) < 0.015
+    mask &= inside
+    picture = (120 - 30 * x - 35 * mask) * inside + rng.normal(0, 2, mask.shape)
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8), mask
 
 

@@ -21,7 +21,7 @@ from benchmarks import ours
 
 PEERS = "--peer blind_watermark,invisible_watermark,pee,blessmark_rule"
 COMMANDS = {
-    "robustness": "python -m benchmarks.robustness --images DIR --split validation --per-modality 3 --offset 1 "
+    "robustness": "python -m benchmarks.robustness --images DIR --split validation --per-modality 2 --offset 1 "
     "--list-records 100000 --json FILE",
     "peers": "python -m benchmarks.robustness --images DIR --split validation --per-modality 1 --offset 1 "
     f"{PEERS} --list-records 100000 --curves --json FILE",

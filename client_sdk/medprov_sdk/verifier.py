@@ -199,7 +199,10 @@ class Verifier:
             checks=tuple(work.checks),
             proved_offline=tuple(work.offline),
             heat=compared.heat,
-            false_alarm=FalseAlarm(detection.COMPUTED_FALSE_ALARM, detection.MEASURED_FALSE_ALARM),
+            false_alarm=FalseAlarm(
+                min(1.0, read.extraction.false_alarm) if read.extraction.present else detection.FALSE_ALARM,
+                detection.MEASURED_FALSE_ALARM,
+            ),
             milliseconds=stages,
         )
 
@@ -208,7 +211,7 @@ class Verifier:
         with work.stage("extract"):
             extraction = self.watermarker.extract(work.image)
             integrity, seal, stands = extraction.integrity, Seal(extraction.integrity.state), UPRIGHT
-            if seal is not Seal.INTACT and extraction.presence >= detection.THRESHOLD:
+            if seal is not Seal.INTACT and extraction.present:
                 stands = extraction.geometry
             if seal is not Seal.INTACT and not stands.identity:
                 turned = self.watermarker.integrity(stands.undo(work.image))
@@ -219,7 +222,7 @@ class Verifier:
             released_hash = content_hash(stands.undo(work.image) if seal is Seal.TURNED else work.image)
         # a broken seal's payload is only a hint where to look; the comparison of the content decides
         payload = integrity.payload if sealed else extraction.payload or integrity.payload
-        present = extraction.presence >= detection.THRESHOLD
+        present = extraction.present
         work.check(
             "ownership mark",
             present or None,
@@ -246,7 +249,7 @@ class Verifier:
         corrected = read.extraction.corrected
         keys, found = self._ask(work, read)
         sealed = read.seal in (Seal.INTACT, Seal.TURNED)
-        marked = read.extraction.presence >= detection.THRESHOLD
+        marked = read.extraction.present
         if marked and not sealed and (read.payload is None or not found):
             # of a half destroyed mark the error correction may have read a payload that nobody ever wrote
             listed = self._search(work, read)
@@ -368,7 +371,7 @@ def _given(image: str | os.PathLike[str] | Pixels | Samples) -> tuple[Samples, i
 def _mark(read: _Read) -> Mark:
     if read.payload is not None:
         return Mark.READ
-    return Mark.UNREADABLE if read.extraction.presence >= detection.THRESHOLD else Mark.ABSENT
+    return Mark.UNREADABLE if read.extraction.present else Mark.ABSENT
 
 
 def _proved(read: _Read, signer: Signer, chosen: Found | None) -> bool:

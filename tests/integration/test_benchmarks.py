@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
             "roi",
             lambda d: (
                 [r["mode"] for r in d["rows"]] == ["off", "attenuate", "strict"]
+                and d["dice"]["drawn"]["mean"] > 0.6
                 and all(r["restored"] for r in d["rows"])
                 and d["rows"][2]["changed inside"] == 0 < d["rows"][0]["changed inside"]
                 and d["rows"][1]["inside"] > d["rows"][1]["outside"]

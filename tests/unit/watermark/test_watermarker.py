@@ -507,8 +507,8 @@ def test_a_region_that_is_not_boolean_is_refused(wm: DualWatermarker, payload: P
         wm.mark(cover, payload, roi=np.ones(cover.shape, np.uint8))
 
 
-def test_a_region_over_everything_is_refused_and_named(wm: DualWatermarker, payload: Payload, cases) -> None:  # type: ignore[no-untyped-def]
-    cover = cases["odd"].cover
+def test_a_region_over_everything_is_refused_and_named(wm: DualWatermarker, payload: Payload, phantom) -> None:  # type: ignore[no-untyped-def]
+    cover = phantom(67, 129)
     with pytest.raises(EmbedError, match="region"):
         wm.mark(cover, payload, roi=np.ones(cover.shape, np.bool_))
 

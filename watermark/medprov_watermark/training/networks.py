@@ -78,6 +78,13 @@ class CouplingNetwork(nn.Module):
 
     The body is cross-stage partial (CSP): half of the channels go through the residual blocks, half go around
     (Wang et al., CSPNet, 2020).
+
+    Parameters
+    ----------
+    channels, blocks : int
+    partial : bool
+        False sends all channels through the blocks: a plain body, which ``benchmarks/csp.py`` compares with. Releases
+        and the NumPy twin know only the partial one.
     """
 
     _rows: Tensor
@@ -85,14 +92,15 @@ class CouplingNetwork(nn.Module):
     _sign: Tensor
     _basis: Tensor
 
-    def __init__(self, channels: int = 64, blocks: int = 3) -> None:
+    def __init__(self, channels: int = 64, blocks: int = 3, partial: bool = True) -> None:
         super().__init__()
         depth = BLOCK * BLOCK
         self.channels, self.blocks = channels, blocks
+        self.through = channels // 2 if partial else channels
         self.frequency = nn.Parameter(torch.ones(cr.WIDTH, cr.WIDTH))
         self.picture = FixedConv(depth, channels)
         self.pattern = FixedConv(depth, channels, gain=0.5)
-        self.body = nn.ModuleList(FixedResidual(channels // 2) for _ in range(blocks))
+        self.body = nn.ModuleList(FixedResidual(self.through) for _ in range(blocks))
         self.join = FixedConv(channels, channels, kernel=1)
         self.correction = FixedConv(channels, depth, gain=0.25)
         self.gain = FixedConv(channels, 1, gain=0.5)
@@ -146,7 +154,7 @@ class CouplingNetwork(nn.Module):
         y = F.pixel_unshuffle(torch.floor((picture - 128) / 2) / 2**ACT_BITS, BLOCK).contiguous(memory_format=last)
         c = F.pixel_unshuffle(signed(pattern), BLOCK).contiguous(memory_format=last)
         x = signed(self.picture(y) + self.pattern(c))
-        through, around = x.chunk(2, 1)
+        through, around = x[:, : self.through], x[:, self.through :]
         for block in self.body:
             through = block(through)
         x = rectified(self.join(torch.cat([through, around], 1)))
