@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from medprov_watermark.ordered_statistics import chance
 from medprov_watermark.payload import (
-    PLACES,
     LIST_FALSE_MATCH,
     MAX_CHANCE,
     PARITY_BITS,
+    PLACES,
     Decoded,
     Directory,
     Payload,
