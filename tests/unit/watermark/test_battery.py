@@ -123,6 +123,14 @@ def test_the_same_draw_is_the_same_battery_and_another_draw_another(picture: Gre
     np.testing.assert_array_equal(battery.seen(picture)[0], battery.seen(picture, 0)[0])
 
 
+def test_some_attacks_are_the_same_as_among_all(picture: Grey) -> None:
+    every, shown = battery.seen(picture, 7)
+    tried = [len(NAMES) - 1, 0, NAMES.index("gaussian")]
+    some, some_shown = battery.seen(picture, 7, np.array(tried))
+    np.testing.assert_array_equal(some, every[tried])
+    np.testing.assert_array_equal(some_shown, shown[tried])
+
+
 def test_what_chance_has_a_part_in_needs_more_reserve_and_repeats_less() -> None:
     by_name = {attack.name: attack for attack in battery.ATTACKS}
     steady = [by_name[name] for name in ("none", "blur", "median", "darker", "equalise")]

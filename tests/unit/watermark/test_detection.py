@@ -138,7 +138,7 @@ def test_nothing_is_not_present() -> None:
 @pytest.mark.parametrize("geometry", ALL, ids=str)
 @pytest.mark.parametrize("key", [None, KEY])
 def test_finds_the_orientation(geometry: Geometry, key: bytes | None) -> None:
-    (found,) = upright(geometry.apply(marker()), Fake(10.0, cr.derive(key)))
+    (found,) = upright(geometry.apply(marker())[None], Fake(10.0, cr.derive(key)))
     assert found.geometry == geometry
     assert found.present
     assert found.score == pytest.approx(10.0, rel=1e-5)
@@ -148,22 +148,43 @@ def test_finds_the_orientation(geometry: Geometry, key: bytes | None) -> None:
 
 def test_a_sure_upright_mark_ends_the_search() -> None:
     sure, unsure = Fake(SURE + 0.1, cr.derive()), Fake(SURE - 0.1, cr.derive())
-    (found,) = upright(marker(), sure)
+    (found,) = upright(marker()[None], sure)
     assert found.score >= SURE
     assert sure.seen == 1
-    (found,) = upright(marker(), unsure)
+    (found,) = upright(marker()[None], unsure)
     assert THRESHOLD < found.score < SURE
     assert unsure.seen == 8
     assert found.geometry.identity
 
 
-def test_nothing_is_present_in_noise() -> None:
+def noise(seed: int) -> F32:
     picture = np.zeros((cr.SIZE, cr.SIZE), np.float32)
-    picture[9, 9] = 50
-    for seed in range(20):
-        picture[1, 1] = seed
-        (found,) = upright(picture, Fake(99.0, cr.derive()))
-        assert not found.present
+    picture[1, 1], picture[9, 9] = seed, 50
+    return picture
+
+
+def test_nothing_is_present_in_noise() -> None:
+    pictures = np.stack([noise(seed) for seed in range(20)])
+    assert not any(found.present for found in upright(pictures, Fake(99.0, cr.derive())))
+
+
+def test_many_pictures_are_each_alone() -> None:
+    flat = np.full((cr.SIZE, cr.SIZE), 7, np.float32)
+    pictures = np.stack([noise(3), marker(), flat, ALL[5].apply(marker()), noise(8)])
+    reader = Fake(SURE + 1, cr.derive())
+    together = upright(pictures, reader)
+    assert reader.seen == 4 + 3 * 7  # the flat one never, the sure one once
+    assert together[2] is NOTHING
+    for picture, found in zip(pictures, together, strict=True):
+        (alone,) = upright(picture[None], Fake(SURE + 1, cr.derive()))
+        assert (alone.score, alone.geometry) == (found.score, found.geometry)
+        np.testing.assert_array_equal(alone.soft_bits, found.soft_bits)
+    assert [found.present for found in together] == [False, True, False, True, False]
+    assert [found.geometry for found in together[1::2]] == [ALL[0], ALL[5]]
+
+
+def test_no_picture_has_no_detection() -> None:
+    assert upright(np.zeros((0, cr.SIZE, cr.SIZE), np.float32), Fake(99.0, cr.derive())) == []
 
 
 @pytest.mark.parametrize(("range_", "looked"), [(0.0, False), (FLAT * 0.98, False), (FLAT * 1.02, True)])
@@ -171,5 +192,6 @@ def test_a_picture_without_grey_values_is_not_even_looked_at(range_: float, look
     picture = np.full((cr.SIZE, cr.SIZE), 9, np.float32)
     picture[:, 128:] += np.float32(range_)
     reader = Fake(99.0, cr.derive())
-    assert len(list(upright(picture, reader))) == looked
+    (found,) = upright(picture[None], reader)
+    assert (found is not NOTHING) == looked
     assert (reader.seen > 0) == looked
