@@ -25,6 +25,7 @@ COMMANDS = {
     "--list-records 100000 --json FILE",
     "peers": "python -m benchmarks.robustness --images DIR --split validation --per-modality 1 --offset 1 "
     f"{PEERS} --list-records 100000 --curves --json FILE",
+    "decoding": "python -m benchmarks.decoding --json FILE",
     "restore": "python -m benchmarks.restore --images DIR --dicom DIR --split validation --json FILE",
     "features": "python -m benchmarks.features --images DIR --per-folder 6 --json FILE",
     "false_alarm": "python -m benchmarks.false_alarm --images DIR --json FILE",
@@ -303,8 +304,24 @@ def raw(data: dict[str, Any]) -> list[str]:
     return ["```json", json.dumps(data, indent=1), "```", ""]
 
 
+def decoding(data: dict[str, Any]) -> list[str]:
+    """Share of words read against the amplitude, and how often noise looks like a word."""
+    out = [
+        f"{data['words']} random words in Gaussian noise of deviation one; share read, by amplitude:",
+        "",
+        "| amplitude | bounded distance, % | soft, % | soft and wrong, % |",
+        "|---|---|---|---|",
+    ]
+    for row in data["read"]:
+        shares = " | ".join(f"{100 * row[name]:.1f}" for name in ("bounded distance", "soft", "wrong"))
+        out.append(f"| {row['amplitude']} | {shares} |")
+    told = ", ".join(f"{chance}: {share:.4f}" for chance, share in data["noise accepted"].items())
+    return [*out, "", f"Noise alone looks at least as good as a chance of (share of words): {told}.", ""]
+
+
 SECTIONS = {
     "robustness": ("Quality and robustness", robustness),
+    "decoding": ("Soft decoding", decoding),
     "peers": ("Beside other watermarks", beside),
     "restore": ("Restoration", restoration),
     "features": ("Content after processing", content),

@@ -112,8 +112,8 @@ def decode(soft: NDArray[np.floating]) -> Decoded | None:
     """Find the payload in what was read from the carriers.
 
     The binary image of RS(16, 12) is decoded as a linear code of 96 in 128 bits with its soft bits
-    (:mod:`medprov_watermark.ordered_statistics`). Bounded-distance decoding of bytes needs answers of 2.5 standard
-    deviations for nine words of ten, this needs 1.6.
+    (:mod:`medprov_watermark.ordered_statistics`). Bounded-distance decoding of bytes reads nine words of ten at answers
+    of 2.35 standard deviations, this does at 1.7 (``benchmarks/decoding.py``).
 
     By itself this cannot tell noise from a mark: one word of noise in ``1 / MAX_CHANCE`` is accepted. Ask the pilots
     first, and multiply `chance` with theirs.
