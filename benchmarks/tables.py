@@ -21,7 +21,7 @@ from benchmarks import ours
 
 PEERS = "--peer blind_watermark,invisible_watermark,pee,blessmark_rule"
 COMMANDS = {
-    "robustness": "python -m benchmarks.robustness --images DIR --split validation --per-modality 3 --offset 1 "
+    "robustness": "python -m benchmarks.robustness --images DIR --split validation --per-modality 2 --offset 1 "
     "--list-records 100000 --json FILE",
     "peers": "python -m benchmarks.robustness --images DIR --split validation --per-modality 1 --offset 1 "
     f"{PEERS} --list-records 100000 --curves --json FILE",
@@ -64,6 +64,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
 def interval(share: dict[str, Any]) -> str:
     """Per cent and the bounds of its interval."""
     return f"{share['percent']:.0f} ({share['low']:.0f}..{share['high']:.0f})"
+
+
+def ratio(value: float) -> str:
+    """Three digits that mean something, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def robustness(data: dict[str, Any]) -> list[str]:
@@ -256,7 +261,7 @@ def speed(data: dict[str, Any]) -> list[str]:
     ]
     if data["ours_by_peer"]:
         beside = [
-            [name, f"{r['mark']:.3g}", f"{r['read']:.3g}", f"{r['exact_after_jpeg50_percent']:.0f}"]
+            [name, ratio(r["mark"]), ratio(r["read"]), f"{r['exact_after_jpeg50_percent']:.0f}"]
             for name, r in data["ours_by_peer"].items()
         ]
         head = ["peer", "our time by its time: mark", "read", "exact after JPEG 50, % of pictures"]

@@ -130,6 +130,9 @@ def summary(result: Verification) -> str:
         name = f" ({claim.member})" if claim.member else ""
         lines.append(f"  owner: {claim.owner}{name}")
         lines.append(f"  anchored {moment(claim.time)} in block {claim.block}, transaction {claim.transaction}")
+    if result.geometry != "upright":
+        parts = [f"{heat.overlap:.0%} of the released picture compared" for heat in result.heat if heat.kind == "cells"]
+        lines.append("  " + ", ".join([f"orientation: {result.geometry}", *parts]))
     for heat in result.heat:
         if heat.boxes:
             lines.append(f"  differs: {len(heat.boxes)} {heat.kind}, {heat.share:.1%} of what could be compared")

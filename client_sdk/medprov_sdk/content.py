@@ -14,8 +14,8 @@ from medprov_ledger.record import Record
 from medprov_ledger.sealing import PayloadKeys
 from medprov_sdk.verdict import Blocks, Content
 from medprov_sdk.verification import Box, Check, Heat
-from medprov_watermark import features
-from medprov_watermark.geometry import Geometry
+from medprov_watermark import features, registration
+from medprov_watermark.geometry import Geometry, Warp
 from medprov_watermark.pixels import Samples
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def compare(opened: Opened, image: Samples, geometry: Geometry) -> Compared:
     image : uint8 or uint16 array (H, W) or (H, W, 3)
         As it was given.
     geometry : Geometry
-        How it stands to the cover.
+        How it stands to the cover. A picture that was turned by any angle or cut out is compared where it shows
+        something of the cover, in the cover's frame.
     """
     evidence = opened.evidence
     if evidence is None:
@@ -103,13 +104,15 @@ def compare(opened: Opened, image: Samples, geometry: Geometry) -> Compared:
     try:
         if evidence.feature_version != features.VERSION:
             raise ValueError(f"features of version {evidence.feature_version}, this release reads {features.VERSION}")
+        geometry = registration.refined(evidence.features, image, geometry)
         upright = geometry.undo(image)
-        result = features.compare(evidence.features, upright)
+        shown = geometry.shown(*image.shape[:2]) if geometry.warp is not None else None
+        result = features.compare(evidence.features, upright, shown)
     except ValueError as error:
         unreadable = Check("features readable", False, str(error))
         return Compared(content=Content.UNREADABLE, checks=(opened.check, unreadable))
     blocks, block_heat, block_check = _blocks(evidence, upright, image, geometry)
-    content, cell_heat, cell_check = _cells(result, image, geometry)
+    content, cell_heat, cell_check = _cells(result, upright, image, geometry)
     heat = tuple(one for one in (block_heat, cell_heat) if one is not None)
     return Compared(blocks, content, heat, (opened.check, block_check, cell_check))
 
@@ -117,6 +120,9 @@ def compare(opened: Opened, image: Samples, geometry: Geometry) -> Compared:
 def _blocks(
     evidence: sealed_evidence.Evidence, upright: Samples, image: Samples, geometry: Geometry
 ) -> tuple[Blocks, Heat | None, Check]:
+    if geometry.warp is not None:
+        detail = "not compared: turned or cut out, no block lies where it lay"
+        return Blocks.NOT_COMPARED, None, Check("exact blocks", None, detail)
     channels = 1 if upright.ndim == 2 else 3
     if (*upright.shape[:2], channels) != (evidence.height, evidence.width, evidence.channels):
         detail = (
@@ -136,18 +142,23 @@ def _blocks(
     return Blocks.MIXED, Heat("blocks", boxes, float(differing.mean()), 1.0), Check("exact blocks", False, detail)
 
 
-def _cells(result: features.Comparison, image: Samples, geometry: Geometry) -> tuple[Content, Heat | None, Check]:
-    height, width = image.shape[:2]
+def _cells(
+    result: features.Comparison, upright: Samples, image: Samples, geometry: Geometry
+) -> tuple[Content, Heat | None, Check]:
     if result.vanished:
         detail = f"the released picture has contrast in {result.expected:.0%} of its area, this one shows "
         return Content.DIFFERS, None, Check("content", False, detail + f"it in {result.overlap:.0%}")
     if result.overlap < features.MIN_OVERLAP:
-        detail = f"not compared: only {result.expected:.0%} of the released picture has enough contrast"
+        detail = f"{result.expected:.0%} of the released picture has enough contrast"
+        if geometry.warp is not None:
+            detail = f"{result.overlap:.0%} of the released picture is shown here with enough contrast"
+        detail = "not compared: only " + detail
         return Content.TOO_LITTLE, None, Check("content", None, detail)
-    tall, wide = (width, height) if geometry.turns % 2 else (height, width)
-    boxes = boxes_of(result.differs, features.cell_edges(tall), features.cell_edges(wide), (height, width), geometry)
+    rows, columns = (features.cell_edges(length) for length in upright.shape[:2])
+    boxes = boxes_of(result.differs, rows, columns, image.shape[:2], geometry)
     heat = Heat("cells", boxes, result.share, result.overlap)
-    detail = f"{result.share:.1%} of the compared cells differ ({result.overlap:.0%} could be compared)"
+    part = f", {result.shown.mean():.0%} is shown" if geometry.warp is not None else ""
+    detail = f"{result.share:.1%} of the compared cells differ ({result.overlap:.0%} could be compared{part})"
     if result.share >= features.COPIED_SHARE:
         return Content.DIFFERS, heat, Check("content", False, detail)
     if result.differs.any():
@@ -172,14 +183,31 @@ def boxes_of(
     shape : tuple of int
         Height and width of the picture as given.
     geometry : Geometry
+        Through a warp a cell becomes the smallest box around it, cut off where the picture ends.
     """
     height, width = (shape[1], shape[0]) if geometry.turns % 2 else shape
     boxes = []
     for row, column in np.argwhere(marked):
         box = (int(rows[row]), int(columns[column]), int(rows[row + 1]), int(columns[column + 1]))
+        if geometry.warp is not None:
+            box = _around(box, geometry.warp, shape)
         if box[0] < box[2] and box[1] < box[3]:
             boxes.append(_as_given(box, height, width, geometry))
     return tuple(boxes)
+
+
+def _around(box: Box, warp: Warp, shape: tuple[int, int]) -> Box:
+    """The box around a box of the cover's frame, on a picture of this shape."""
+    top, left, bottom, right = box
+    corners = np.array([(left, right, left, right), (top, top, bottom, bottom), (1, 1, 1, 1)])
+    x, y = np.reshape(warp.matrix, (2, 3)) @ corners
+
+    def within(value: float, length: int) -> int:
+        return min(max(0, int(value)), length)
+
+    height, width = shape
+    above, before = within(np.floor(y.min()), height), within(np.floor(x.min()), width)
+    return above, before, within(np.ceil(y.max()), height), within(np.ceil(x.max()), width)
 
 
 def _as_given(box: Box, height: int, width: int, geometry: Geometry) -> Box:

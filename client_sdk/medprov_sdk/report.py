@@ -69,8 +69,8 @@ $claims
 <h2>Proved without chain and store</h2>
 $offline
 <h2>False alarms</h2>
-<p>A mark would be found in a picture without one in at most $computed of all cases by computation,
-and in at most $measured by counting on unmarked pictures (95 % confidence).</p>
+<p>Of pictures without a mark, evidence $like would make at most $computed seem to have one, by computation;
+by counting on unmarked pictures it is at most $measured (95 % confidence).</p>
 <h2>Time taken</h2>
 <table>$stages</table>
 </body>
@@ -112,6 +112,7 @@ def page(result: Verification, image: Samples | None = None) -> str:
         claims="".join(_claim(claim) for claim in result.claims) or "<p>None.</p>",
         checks="".join(_check(check) for check in result.checks),
         offline=_list(result.proved_offline),
+        like="as strong as here" if result.verdict is not Verdict.UNKNOWN else "just strong enough to count",
         computed=f"{result.false_alarm.computed:.1e}",
         measured=f"{result.false_alarm.measured:.1e}",
         stages=_rows([(name, f"{value:.0f} ms") for name, value in result.milliseconds.items()]),

@@ -95,8 +95,8 @@ _REASONS = {
     Reason.CONTENT_DIFFERS: "the content differs from the released picture in half of the compared area or more, "
     "or has vanished from it",
     Reason.TURNED_PIXELS_EXACT: "turned or mirrored, pixels exact",
-    Reason.CONTENT_AGREES: "the pixels were processed (for example recompressed or resized), the content agrees; "
-    "after that, changes smaller than about 1/10 of the side and faint ones may go unseen",
+    Reason.CONTENT_AGREES: "the pixels were processed (for example recompressed, resized or cut out), "
+    "what is shown agrees; after that, changes smaller than about 1/10 of the side and faint ones may go unseen",
     Reason.CONTENT_NOT_COMPARED: "the mark leads to an anchored record; content not compared, "
     "because too little of it is comparable",
     Reason.FOREIGN_SIGNATURE: "the integrity mark is intact, but nobody who was a member then has signed it",

@@ -79,7 +79,7 @@ class Heat:
     share : float
         Differing part of what was compared, 0..1.
     overlap : float
-        Part of the released picture that could be compared, 0..1.
+        Part of the released picture that could be compared, 0..1; of a window, for example, no more than it shows.
     """
 
     kind: str
@@ -90,12 +90,15 @@ class Heat:
 
 @dataclass(frozen=True)
 class FalseAlarm:
-    """How often a mark would be found in a picture that has none.
+    """How often a picture without a mark would be taken for a marked one.
 
     Parameters
     ----------
-    computed, measured : float
-        Bound from the law of the detector's score, and bound from counting on unmarked pictures (95 %).
+    computed : float
+        On evidence as strong as this picture's own, all places and angles that were tried counted; where nothing was
+        found, on the weakest evidence that would have counted.
+    measured : float
+        Bound from counting on unmarked pictures (95 %).
     """
 
     computed: float
@@ -125,7 +128,7 @@ class Verification:
     presence : float
         Score of the pilots in standard deviations.
     geometry : str
-        How the picture stands to the cover, for example ``"upright"``.
+        How the picture stands to the cover, for example ``"upright"`` or ``"turned 12.0 degrees"``.
     seal : str
         State of the integrity mark: intact, turned, broken or absent.
     signer : str or None

@@ -25,16 +25,17 @@ from medprov_sdk.verdict import Content, Findings, Ledger, Mark, Seal, Signer, d
 from medprov_sdk.verification import Check, FalseAlarm, Verification
 from medprov_watermark import detection, media
 from medprov_watermark.errors import MediaError
-from medprov_watermark.geometry import ALL as ORIENTATIONS
 from medprov_watermark.geometry import Geometry
 from medprov_watermark.hashing import content_hash
-from medprov_watermark.payload import Decoded, Payload, find_in
+from medprov_watermark.payload import Decoded, Directory, Payload, find_in
 from medprov_watermark.pixels import Pixels, Samples
 
 if TYPE_CHECKING:
     from medprov_watermark.watermarker import DualWatermarker, Extraction, Integrity
 
 UPRIGHT = Geometry()
+HOPELESS = 0.01
+"""Pilots of which more than so many were to be expected by chance leave soft bits that no directory helps to read."""
 MOST_COMPARED = 4
 """Records of one payload whose evidence is compared; an owner that anchors more under one payload gains nothing."""
 
@@ -42,8 +43,8 @@ MOST_COMPARED = 4
 class Watermarker(Protocol):
     """What is needed of :class:`medprov_watermark.watermarker.DualWatermarker`."""
 
-    def extract(self, image: Samples) -> Extraction:
-        """Both marks of a picture."""
+    def extract(self, image: Samples, search: bool = True) -> Extraction:
+        """Both marks of a picture; W1 at any angle and in windows only where `search` says so."""
 
     def integrity(self, image: Samples) -> Integrity:
         """W2 alone."""
@@ -89,6 +90,21 @@ class _Read:
     payload: Payload | None
     released_hash: bytes
     """Content hash of the picture in the orientation in which its seal was found."""
+    listed: Decoded | None = None
+    """What list decoding read in place of the error correction."""
+
+    @property
+    def corrected(self) -> int:
+        """Codeword bits that were wrong."""
+        return self.listed.corrected_bits if self.listed else self.extraction.corrected
+
+    @property
+    def chance(self) -> float:
+        """Bound on how often a picture without a mark would seem to have one as clear as this."""
+        if self.listed is not None and not self.extraction.present:
+            return self.listed.chance
+        # pilots that fall short by themselves were believed together with the codeword, by the same bound
+        return min(self.extraction.false_alarm, detection.FALSE_ALARM)
 
 
 class Verifier:
@@ -102,6 +118,7 @@ class Verifier:
 
     def __init__(self, watermarker: Watermarker, ledger: LedgerView) -> None:
         self.watermarker, self.ledger = watermarker, ledger
+        self._directory = Directory.of([])
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str] | None = None, *, cache: Path | str | None = None) -> Verifier:
@@ -146,7 +163,7 @@ class Verifier:
         samples, bits, name, pixels = _given(image)
         stages["read"] = round((time.perf_counter() - start) * 1000, 2)
         work = _Work(samples, pixels, stages=stages)
-        read, corrected, keys, found = self._look_up(work, self._read(work))
+        read, keys, found = self._look_up(work, self._read(work))
         signer, address = self._signer(work, read, found)
         found = _of_the_signer(work, read, found, address)
         ledger, chosen = self._ledger(work, read, found, address)
@@ -188,7 +205,7 @@ class Verifier:
             bits=bits,
             content_hash="0x" + content_hash(samples).hex(),
             payload=read.payload.data.hex() if read.payload else None,
-            corrected_bits=corrected,
+            corrected_bits=read.corrected,
             presence=round(float(read.extraction.presence), 2),
             geometry=str(read.stands),
             seal=read.seal.value,
@@ -199,31 +216,37 @@ class Verifier:
             checks=tuple(work.checks),
             proved_offline=tuple(work.offline),
             heat=compared.heat,
-            false_alarm=FalseAlarm(detection.COMPUTED_FALSE_ALARM, detection.MEASURED_FALSE_ALARM),
+            false_alarm=FalseAlarm(read.chance, detection.MEASURED_FALSE_ALARM),
             milliseconds=stages,
         )
 
     def _read(self, work: _Work) -> _Read:
-        """Both marks; the seal also in the orientation that the pilots found."""
+        """Both marks; the seal also in the orientation that the pilots found.
+
+        Other angles and windows are searched where nothing else tells of a mark. No seal survives these.
+        """
         with work.stage("extract"):
-            extraction = self.watermarker.extract(work.image)
-            integrity, seal, stands = extraction.integrity, Seal(extraction.integrity.state), UPRIGHT
-            if seal is not Seal.INTACT and extraction.presence >= detection.THRESHOLD:
-                stands = extraction.geometry
-            if seal is not Seal.INTACT and not stands.identity:
+            extraction = self.watermarker.extract(work.image, search=False)
+        if not extraction.present and extraction.integrity.state != Seal.INTACT.value:
+            with work.stage("search"):
+                extraction = self.watermarker.extract(work.image)
+        integrity, seal, stands = extraction.integrity, Seal(extraction.integrity.state), UPRIGHT
+        if seal is not Seal.INTACT and extraction.present:
+            stands = extraction.geometry
+        if not stands.identity and stands.warp is None:
+            with work.stage("extract"):
                 turned = self.watermarker.integrity(stands.undo(work.image))
-                if turned.state == "intact":
-                    integrity, seal = turned, Seal.TURNED
+            if turned.state == "intact":
+                integrity, seal = turned, Seal.TURNED
         sealed = seal in (Seal.INTACT, Seal.TURNED)
         with work.stage("hash"):
             released_hash = content_hash(stands.undo(work.image) if seal is Seal.TURNED else work.image)
         # a broken seal's payload is only a hint where to look; the comparison of the content decides
         payload = integrity.payload if sealed else extraction.payload or integrity.payload
-        present = extraction.presence >= detection.THRESHOLD
         work.check(
             "ownership mark",
-            present or None,
-            f"pilot score {extraction.presence:.1f} (threshold {detection.THRESHOLD:.1f}), {stands}, "
+            extraction.present or None,
+            f"pilot score {extraction.presence:.1f} (chance {extraction.false_alarm:.1e}), {stands}, "
             + (f"{extraction.corrected} of 128 bits corrected" if extraction.payload else "payload not read"),
         )
         if sealed:
@@ -239,24 +262,24 @@ class Verifier:
             work.check("marks belong together", same, detail)
         return _Read(extraction, seal, integrity, stands, payload, released_hash)
 
-    def _look_up(self, work: _Work, read: _Read) -> tuple[_Read, int, PayloadKeys | None, list[Found]]:
+    def _look_up(self, work: _Work, read: _Read) -> tuple[_Read, PayloadKeys | None, list[Found]]:
         """The records of a picture: by its payload and hash, and where these name none, by list decoding."""
         with work.stage("chain"):
             self.ledger.refresh()
-        corrected = read.extraction.corrected
         keys, found = self._ask(work, read)
         sealed = read.seal in (Seal.INTACT, Seal.TURNED)
-        marked = read.extraction.presence >= detection.THRESHOLD
+        marked = read.extraction.present or read.extraction.false_alarm <= HOPELESS
         if marked and not sealed and (read.payload is None or not found):
             # of a half destroyed mark the error correction may have read a payload that nobody ever wrote
             listed = self._search(work, read)
             if listed is not None and listed.payload != read.payload:
-                read, corrected = replace(read, payload=listed.payload), listed.corrected_bits
+                stands = read.extraction.geometry
+                read = replace(read, payload=listed.payload, listed=listed, stands=stands)
                 keys, found = self._ask(work, read)
         if self.ledger.left_out:
             detail = f"{self.ledger.left_out} left out: no more than {MOST_PROVED} of one owner are proved"
             work.check("all records looked at", None, detail + ", those of exactly this picture first")
-        return read, corrected, keys, found
+        return read, keys, found
 
     def _ask(self, work: _Work, read: _Read) -> tuple[PayloadKeys | None, list[Found]]:
         keys = None
@@ -267,15 +290,29 @@ class Verifier:
             return keys, self.ledger.find(keys.record_key if keys else None, read.released_hash)
 
     def _search(self, work: _Work, read: _Read) -> Decoded | None:
-        """List decoding against the directory."""
-        with work.stage("search"):
-            known = [Payload.from_data(data) for data in self.ledger.payloads()]
-            found = find_in(read.extraction.soft_bits, known, len(ORIENTATIONS))
+        """List decoding against the directory, also of soft bits whose pilots fall short of proving a mark.
+
+        Of all orientations, angles and windows one set of soft bits comes here. The pilots chose it, or the error
+        correction, and neither knows the directory; so however many were searched, it counts as one try, and a payload
+        that is not in the picture is named with a probability of at most payload.LIST_FALSE_MATCH, 1e-9. Never as less
+        than one: strong pilots prove a mark, not whose it is.
+        """
+        with work.stage("list"):
+            known = self._known()
+            found = find_in(read.extraction.soft_bits, known, max(1.0, read.extraction.false_alarm))
+        count = len(known.payloads)
         if found is None:
-            work.check("list decoding", None, f"none of {len(known)} known payloads answers")
+            work.check("list decoding", None, f"none of {count} known payloads answers")
             return None
-        work.check("list decoding", True, f"one of {len(known)} known payloads, {found.corrected_bits} bits corrected")
+        work.check("list decoding", True, f"one of {count} known payloads, {found.corrected_bits} bits corrected")
         return found
+
+    def _known(self) -> Directory:
+        """The directory with its codewords, encoded anew only where it has changed."""
+        payloads = tuple(Payload.from_data(data) for data in self.ledger.payloads())
+        if payloads != self._directory.payloads:
+            self._directory = Directory.of(payloads)
+        return self._directory
 
     def _signer(self, work: _Work, read: _Read, found: list[Found]) -> tuple[Signer, str | None]:
         """Who signed the seal, and whether that is a member (at the anchor's block, where there is a record)."""
@@ -368,7 +405,7 @@ def _given(image: str | os.PathLike[str] | Pixels | Samples) -> tuple[Samples, i
 def _mark(read: _Read) -> Mark:
     if read.payload is not None:
         return Mark.READ
-    return Mark.UNREADABLE if read.extraction.presence >= detection.THRESHOLD else Mark.ABSENT
+    return Mark.UNREADABLE if read.extraction.present else Mark.ABSENT
 
 
 def _proved(read: _Read, signer: Signer, chosen: Found | None) -> bool:

@@ -16,6 +16,9 @@ in one of two ways, whichever the pictures allow:
 Where the released picture has contrast and the other one has lost nearly all of it, the comparison has not failed: what
 was released is not there. So the cells that the released picture alone lets compare are counted as well.
 
+A picture may show only a part of the released one (a window, a turned picture whose corners are gone). Then it is
+compared by the cells that it shows, as if the released picture had no others.
+
 After D. Bhat, S. Nayar, "Ordinal Measures for Image Correspondence", IEEE PAMI 20(4), 1998, section 2 (order instead
 of values).
 """
@@ -24,7 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -39,14 +42,17 @@ VERSION = 1
 """Version of the ordinal features' bytes."""
 CELLS = 32
 """Cells per side of the ordinal features."""
+SAMPLES = 8
+"""Samples per side of a cell."""
 COPIED_SHARE = 0.5
 """From this share of differing cells on, the picture shows something else."""
 MIN_OVERLAP = 0.25
 """Below this share of cells that could be compared in the released picture nothing is said about the content."""
+SHOWN = 0.9
+"""A cell at the edge of what is shown is compared by its rest, if that is at least so much of it."""
 MIN_AGREEING = 2
 """Fewer agreeing informative blocks may be chance: a codec leaves a block of two grey values alone now and then."""
 
-_SAMPLES = 8
 _HEAD = struct.Struct(">3sBH")
 _MAGIC = b"MOF"
 _QUANTILES = (35.0, 65.0)
@@ -111,7 +117,9 @@ class Comparison:
     differs : bool array (CELLS, CELLS)
     comparable : bool array (CELLS, CELLS)
     told : bool array (CELLS, CELLS)
-        Cells that the released picture alone lets compare.
+        Cells that the released picture alone lets compare, as far as they are shown.
+    shown : bool array (CELLS, CELLS)
+        Cells that the picture shows.
     straight : bool
         Whether the tone curve between the pictures is a straight line (the more sensitive comparison).
     """
@@ -119,6 +127,7 @@ class Comparison:
     differs: Map
     comparable: Map
     told: Map
+    shown: Map
     straight: bool
 
     @property
@@ -139,7 +148,8 @@ class Comparison:
     @property
     def vanished(self) -> bool:
         """The released picture has contrasts and the other one has lost them: it shows something else, or nothing."""
-        return self.overlap < MIN_OVERLAP <= self.expected
+        # in a window everything is less, and what it does not show is not lost
+        return self.expected >= MIN_OVERLAP and self.overlap < MIN_OVERLAP * float(self.shown.mean())
 
 
 def exact_grid(image: Samples, block: int = BLOCK) -> bytes:
@@ -214,13 +224,13 @@ def ordinal_features(image: Samples) -> bytes:
     ------
     ValueError
     """
-    cells = _cells(image)
+    cells, _ = _cells(image)
     planes = np.stack([cells.mean, cells.low, cells.high]) + _OFFSET
     unit = min(65535, round(cells.unit * 256))
     return _HEAD.pack(_MAGIC, VERSION, unit) + planes.astype(np.uint8).tobytes()
 
 
-def compare(features: bytes, image: Samples) -> Comparison:
+def compare(features: bytes, image: Samples, shown: Map | None = None) -> Comparison:
     """Compare the ordinal features with a picture of any size and tone curve.
 
     Parameters
@@ -228,14 +238,24 @@ def compare(features: bytes, image: Samples) -> Comparison:
     features : bytes
         What :func:`ordinal_features` gave.
     image : uint8 or uint16 array (H, W) or (H, W, 3)
-        In the cover's orientation.
+        In the cover's orientation and frame.
+    shown : bool array (H, W) or None
+        Which of its pixels show something of the cover; None: all. The samples of the others count for nothing, and a
+        cell that is not nearly wholly shown is neither comparable nor differing nor missed.
 
     Raises
     ------
     ValueError
-        The features are truncated or of another version.
+        The features are truncated or of another version, or `shown` has another shape.
     """
-    released, found = _parse(features), _cells(image)
+    whole, (found, seen) = _parse(features), _cells(image, shown)
+    if seen.sum() <= _CONFIDENT:
+        nothing = np.zeros((CELLS, CELLS), np.bool_)
+        return Comparison(nothing, nothing, nothing, seen.reshape(CELLS, CELLS), False)
+    released, found = whole.of(seen), found.of(seen)
+    if shown is not None:
+        # the levels of a part of the range would be taken for coarser than they are
+        found = found.shrunk(_line(released.mean, found.mean)[0])
     own = max(_TOLERANCE, _NOISE * released.unit)
     noise = max(own, _NOISE * found.unit)
     contradicted, confident = _pairs((released.mean, released.mean), (found.mean, found.mean), noise)
@@ -244,13 +264,74 @@ def compare(features: bytes, image: Samples) -> Comparison:
     comparable = (pairs >= _CONFIDENT) & (pairs >= _KEPT * promised)
     elsewhere = comparable & (contradicted.sum(axis=1) > _CONTRADICTED * pairs)
     line = _straight(released.mean, found.mean)
+
+    def placed(cells: Map) -> Map:
+        out = np.zeros(CELLS * CELLS, np.bool_)
+        out[seen] = cells
+        return out.reshape(CELLS, CELLS)
+
     if _most(elsewhere, comparable, COPIED_SHARE) and _most(_peeled(contradicted), comparable, _COVERED):
-        differs = elsewhere
+        differs = placed(elsewhere)
     else:
         local = _off_line(released, found, *line, noise) if line else _out_of_order(released, found, 0.75 * noise)
-        differs = _clustered((local & comparable).reshape(CELLS, CELLS)).ravel()
-    shape = (CELLS, CELLS)
-    return Comparison(differs.reshape(shape), comparable.reshape(shape), told.reshape(shape), line is not None)
+        differs = _clustered(placed(local & comparable))
+    return Comparison(differs, placed(comparable), placed(told), seen.reshape(CELLS, CELLS), line is not None)
+
+
+def levels(features: bytes) -> NDArray[np.float64]:
+    """Mean level of every cell of the released picture, float64 (CELLS, CELLS).
+
+    Raises
+    ------
+    ValueError
+        The features are truncated or of another version.
+    """
+    return _parse(features).mean.reshape(CELLS, CELLS)
+
+
+def sampled(image: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Luminance, averaged to SAMPLES x SAMPLES samples a cell, float32 (CELLS * SAMPLES, CELLS * SAMPLES)."""
+    side = CELLS * SAMPLES
+    return _average(_average(image, side).T, side).T
+
+
+def tone_curve(
+    released: NDArray[np.float64], found: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The increasing curve between the levels of two pictures.
+
+    Parameters
+    ----------
+    released, found : float64 array (n,)
+        Of the same cells.
+
+    Returns
+    -------
+    tuple of float64 array
+        Released level, found level and weight of groups of cells of like level: medians, made increasing.
+    """
+    order = np.argsort(released, kind="stable")
+    before, answers = released[order], found[order]
+    groups: list[list[float]] = []
+    sizes: list[int] = []
+    start, total = 0, before.size
+    x: list[float] = []
+    while start < total:
+        end = int(np.searchsorted(before, before[min(total, start + 16) - 1], side="right"))
+        end = total if total - end < 16 else end
+        x.append(float(np.median(before[start:end])))
+        groups.append([float(np.median(answers[start:end])), float(end - start)])
+        sizes.append(1)
+        # pool adjacent violators: M. Ayer et al., Annals of Mathematical Statistics 26(4), 1955
+        while len(groups) > 1 and groups[-2][0] > groups[-1][0]:
+            (value, weight), size = groups.pop(), sizes.pop()
+            whole = groups[-1][1] + weight
+            groups[-1] = [(groups[-1][0] * groups[-1][1] + value * weight) / whole, whole]
+            sizes[-1] += size
+        start = end
+    y = np.repeat([value for value, _ in groups], sizes)
+    w = np.repeat([weight / size for (_, weight), size in zip(groups, sizes, strict=True)], sizes)
+    return np.array(x), y, w
 
 
 def cell_edges(length: int) -> NDArray[np.int64]:
@@ -260,30 +341,64 @@ def cell_edges(length: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class _Cells:
-    """Levels of all cells, float64 (CELLS * CELLS,), and how many levels one grey value of an 8-bit picture is."""
+    """Levels of all cells, float64 (CELLS * CELLS,), of one grey value of an 8-bit picture, and of black and white."""
 
     mean: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     unit: float
+    range: tuple[float, float] = (-np.inf, np.inf)
+
+    def of(self, chosen: Map) -> _Cells:
+        """Some of the cells."""
+        return replace(self, mean=self.mean[chosen], low=self.low[chosen], high=self.high[chosen])
+
+    def shrunk(self, factor: float) -> _Cells:
+        """The levels in steps that are larger by a factor, if it is above 1."""
+        by = max(1.0, factor)
+        ends = self.range[0] / by, self.range[1] / by
+        return _Cells(self.mean / by, self.low / by, self.high / by, self.unit / by, ends)
 
 
-def _cells(image: Samples) -> _Cells:
+def _cells(image: Samples, shown: Map | None = None) -> tuple[_Cells, Map]:
+    """The cells of a picture, and which of them it shows, bool (CELLS * CELLS,)."""
     _check(image)
-    side = CELLS * _SAMPLES
-    small = _average(_average(image, side).T, side).T
-    bottom, top = (float(q) for q in np.percentile(small, (1, 99)))
+    if shown is not None and shown.shape != image.shape[:2]:
+        raise ValueError(f"a picture of shape {image.shape} cannot be shown where {shown.shape} pixels are")
+    tiles = _tiles(sampled(image))
+    seen = np.ones(CELLS * CELLS, np.bool_)
+    if shown is not None:
+        part = _tiles(sampled(shown.astype(np.uint8)))
+        seen = np.asarray(part.mean(axis=1) >= SHOWN)
+        tiles = _rest(image, shown, part)
+    used = tiles[seen] if seen.any() else tiles
+    bottom, top = (float(q) for q in np.percentile(used, (1, 99)))
     scale = _SPAN / max(top - bottom, 8.0)
-    tiles = small.reshape(CELLS, _SAMPLES, CELLS, _SAMPLES).transpose(0, 2, 1, 3).reshape(CELLS * CELLS, -1)
     mean = tiles.mean(axis=1, dtype=np.float64)
     low, high = np.percentile(tiles, _QUANTILES, axis=1)
 
     def level(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        # only the outer 1 % on either side can be clipped
-        return np.clip(np.rint((values - bottom) * scale), -_OFFSET, _TOP)
+        levels = np.rint((values - bottom) * scale)
+        # only the outer 1 % on either side can be clipped, and of a part nothing is
+        return np.clip(levels, -_OFFSET, _TOP) if shown is None else levels
 
-    unit = scale if image.dtype == np.uint8 else 0.0
-    return _Cells(level(mean), level(np.minimum(low, mean)), level(np.maximum(high, mean)), unit)
+    planes = level(mean), level(np.minimum(low, mean)), level(np.maximum(high, mean))
+    if image.dtype != np.uint8:
+        return _Cells(*planes, 0.0), seen
+    return _Cells(*planes, scale, (-bottom * scale, (255 - bottom) * scale)), seen
+
+
+def _tiles(small: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The samples of each cell, (CELLS * CELLS, SAMPLES**2)."""
+    return small.reshape(CELLS, SAMPLES, CELLS, SAMPLES).transpose(0, 2, 1, 3).reshape(CELLS * CELLS, -1)
+
+
+def _rest(image: Samples, shown: Map, part: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The samples of each cell from what is shown alone; a sample that is not shown gets the mean of its cell's."""
+    black = np.where(shown[..., None] if image.ndim == 3 else shown, image, image.dtype.type(0))
+    sums = _tiles(sampled(black))
+    whole = sums.sum(axis=1, keepdims=True) / np.maximum(part.sum(axis=1, keepdims=True), 1e-6)
+    return np.asarray(np.where(part > 0.5, sums / np.maximum(part, 0.5), whole), np.float32)
 
 
 def _parse(features: bytes) -> _Cells:
@@ -314,40 +429,20 @@ def _average(samples: NDArray[np.generic], count: int) -> NDArray[np.float32]:
     return out
 
 
-def _curve(
-    released: NDArray[np.float64], found: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Released level, found level and weight of groups of cells of like level: medians, made increasing."""
-    order = np.argsort(released, kind="stable")
-    levels, answers = released[order], found[order]
-    groups: list[list[float]] = []
-    sizes: list[int] = []
-    start, total = 0, levels.size
-    x: list[float] = []
-    while start < total:
-        end = int(np.searchsorted(levels, levels[min(total, start + 16) - 1], side="right"))
-        end = total if total - end < 16 else end
-        x.append(float(np.median(levels[start:end])))
-        groups.append([float(np.median(answers[start:end])), float(end - start)])
-        sizes.append(1)
-        # pool adjacent violators: M. Ayer et al., Annals of Mathematical Statistics 26(4), 1955
-        while len(groups) > 1 and groups[-2][0] > groups[-1][0]:
-            (value, weight), size = groups.pop(), sizes.pop()
-            whole = groups[-1][1] + weight
-            groups[-1] = [(groups[-1][0] * groups[-1][1] + value * weight) / whole, whole]
-            sizes[-1] += size
-        start = end
-    y = np.repeat([value for value, _ in groups], sizes)
-    w = np.repeat([weight / size for (_, weight), size in zip(groups, sizes, strict=True)], sizes)
-    return np.array(x), y, w
-
-
 def _straight(released: NDArray[np.float64], found: NDArray[np.float64]) -> tuple[float, float] | None:
     """Slope and offset of the tone curve, or None where it is not a straight line."""
-    x, y, weight = _curve(released, found)
-    if x.size < 3:
-        return None
+    slope, offset, apart = _line(released, found)
+    if apart.size and slope > 0.3 and np.quantile(apart, 0.9) <= _BENT and apart.max() <= 3 * _BENT:
+        return slope, offset
+    return None
+
+
+def _line(released: NDArray[np.float64], found: NDArray[np.float64]) -> tuple[float, float, NDArray[np.float64]]:
+    """Slope and offset of the line next to the tone curve, and how far groups of cells lie from it (none: no line)."""
+    x, y, weight = tone_curve(released, found)
     slope, offset, apart = 1.0, 0.0, np.zeros_like(x)
+    if x.size < 3:
+        return slope, offset, apart[:0]
     factor = weight
     for _ in range(5):
         total = factor.sum()
@@ -357,13 +452,13 @@ def _straight(released: NDArray[np.float64], found: NDArray[np.float64]) -> tupl
         apart = np.abs(slope * x + offset - y)
         # a changed place must not bend the line
         factor = weight / np.maximum(apart, 1.0)
-    if slope > 0.3 and np.quantile(apart, 0.9) <= _BENT and apart.max() <= 3 * _BENT:
-        return slope, offset
-    return None
+    return slope, offset, apart
 
 
 def _off_line(released: _Cells, found: _Cells, slope: float, offset: float, noise: float) -> Map:
-    signed = found.mean - (slope * released.mean + offset)
+    # nothing can be darker than black or brighter than white
+    expected = np.clip(slope * released.mean + offset, *found.range)
+    signed = found.mean - expected
     # a clipped level is only a bound: what lies on its open side may well be on the line
     above = (released.mean >= _TOP) | (found.mean <= -_OFFSET)
     below = (released.mean <= -_OFFSET) | (found.mean >= _TOP)

@@ -140,6 +140,7 @@ def _warped(image: NDArray[T], warp: Warp) -> NDArray[T]:
 def _described(warp: Warp) -> str:
     a, b, _, d, e, _ = warp.matrix
     parts = ["mirrored"] if a * e - b * d < 0 else []
-    if abs(warp.degrees) >= 0.05:
+    # the pilots know the angle no better, so a window is not called turned
+    if abs(warp.degrees) >= 0.5:
         parts.append(f"turned {warp.degrees % 360:.1f} degrees")
-    return ", ".join([*parts, f"one pixel for {1 / warp.scale:.2f} of the released picture"])
+    return ", ".join(parts) or "cut out or moved"

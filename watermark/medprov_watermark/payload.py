@@ -201,8 +201,9 @@ def find_in(soft: NDArray[np.floating], known: Directory | Sequence[Payload], tr
     soft : float array (128,)
     known : Directory or sequence of Payload
     tries : float
-        Among how many places, angles and sizes these soft bits were chosen; where the choice was made by the pilots,
-        :attr:`Detection.false_alarm` counts them.
+        Among how many places, angles and sizes these soft bits were chosen. Where the choice was made by the pilots,
+        :attr:`medprov_watermark.detection.Detection.false_alarm` counts those that could have been chosen by chance.
+        Less than one counts as one: sure pilots say that a mark is there, not whose.
 
     Returns
     -------
@@ -215,7 +216,7 @@ def find_in(soft: NDArray[np.floating], known: Directory | Sequence[Payload], tr
         return None
     scores = directory.codewords @ (np.asarray(soft, np.float32) / np.float32(length))
     best = int(np.argmax(scores))
-    expected = len(directory.payloads) * tries * float(np.exp(-(float(scores[best]) ** 2) / 2))
+    expected = len(directory.payloads) * max(1.0, tries) * float(np.exp(-(float(scores[best]) ** 2) / 2))
     if scores[best] <= 0 or expected > LIST_FALSE_MATCH:
         return None
     wrong = int(np.count_nonzero((np.asarray(soft) > 0) != (directory.codewords[best] > 0)))

@@ -30,7 +30,7 @@ from medprov_watermark.payload import MAX_CHANCE, PARITY_BITS
 
 LEVELS: NDArray[np.int64] = np.array([0, 1, 2, 3, 5, 7, 9, 12], np.int64)
 """Amplitudes in quarters, by their three-bit code; part of the format."""
-FLOOR, LEAST_SIMILAR = 44.5, 0.98
+FLOOR, LEAST_SIMILAR = 44.5, 0.96
 """PSNR (dB) and SSIM below which the loop gives up parts of the battery rather than quality."""
 TOO_DEAR = 1.1
 """Trials that cost more than this times what the floors allow are not taken."""

@@ -87,10 +87,16 @@ class Reader:
     """Stands for the watermarker: says about a picture what it was told."""
 
     said: dict[bytes, Extraction] = field(default_factory=dict)
+    searched: int = 0
+    """Pictures that were searched at all angles and for windows."""
 
-    def extract(self, image: NDArray[Any]) -> Extraction:
+    def extract(self, image: NDArray[Any], search: bool = True) -> Extraction:
+        self.searched += search
         known = self.said.get(content_hash(image))
-        return known or Extraction(None, np.zeros(128, np.float32), 0.7, Geometry(), 0, NOTHING)
+        if known is None or (known.geometry.warp is not None and not search):
+            integrity = known.integrity if known else NOTHING
+            return Extraction(None, np.zeros(128, np.float32), 0.7, False, 2.0, Geometry(), 0, integrity)
+        return known
 
     def integrity(self, image: NDArray[Any]) -> Integrity:
         return self.extract(image).integrity
@@ -103,9 +109,13 @@ class Reader:
         presence: float = 30.0,
         geometry: Geometry | None = None,
         soft_bits: NDArray[np.float32] | None = None,
+        present: bool = True,
+        false_alarm: float = 1e-40,
     ) -> None:
         soft = np.zeros(128, np.float32) if soft_bits is None else soft_bits
-        self.said[content_hash(image)] = Extraction(payload, soft, presence, geometry or Geometry(), 1, integrity)
+        self.said[content_hash(image)] = Extraction(
+            payload, soft, presence, present, false_alarm, geometry or Geometry(), 1, integrity
+        )
 
 
 @dataclass

@@ -152,7 +152,9 @@ def assignment(**changes):
         "base": b"\x01" * 32,
         "federation": b"\x02" * 32,
         "steps": 5,
-        "settings": Settings(steps=100, batch=2, seed=9, channels=16, blocks=2, extractor_blocks=1, rate=0.01),
+        "settings": Settings(
+            steps=100, batch=2, seed=9, channels=16, blocks=2, extractor_blocks=1, rate=0.01, adversarial_weight=0.0
+        ),
         "curriculum": ex.Curriculum(10, 0.25, 36.5, 0.875),
     }
     return ex.Assignment(**{**values, **changes})

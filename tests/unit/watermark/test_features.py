@@ -169,6 +169,96 @@ def test_a_black_window_over_a_quarter_is_a_part(picture: str, corner: tuple[int
     assert not result.vanished and 0 < result.share < 0.35
 
 
+def seen_through(a: Picture, side: float, corner: tuple[float, float]) -> tuple[Picture, NDArray[np.bool_]]:
+    """What a window shows, in the frame of the whole picture, and which pixels these are."""
+    shown = np.zeros(a.shape[:2], np.bool_)
+    top, left, height, width = (round(part * 256) for part in (*corner, side, side))
+    shown[top : top + height, left : left + width] = True
+    return np.where(shown[..., None] if a.ndim == 3 else shown, a, np.uint8(0)), shown
+
+
+WINDOWS = {"half": (0.71, (0.1, 0.24)), "half below": (0.71, (0.29, 0.0)), "most": (0.9, (0.05, 0.07))}
+
+
+@pytest.mark.parametrize("picture", sorted(PICTURES))
+@pytest.mark.parametrize("name", sorted(set(PROCESSING) - {"half", "double", "half, jpeg 50"}))
+@pytest.mark.parametrize("window", sorted(WINDOWS))
+def test_a_window_agrees_with_what_it_shows(picture: str, name: str, window: str) -> None:
+    image = PICTURES[picture]()
+    part, shown = seen_through(PROCESSING[name](image), *WINDOWS[window])
+    result = features.compare(features.ordinal_features(image), part, shown)
+    assert not result.differs.any() and not result.vanished
+    assert 0.8 * shown.mean() < result.overlap == result.expected <= shown.mean() + 0.05
+
+
+@pytest.mark.parametrize("picture", ["camera", "brain"])
+@pytest.mark.parametrize("name", ["jpeg 90", "gamma 0.5"])
+@pytest.mark.parametrize("window", sorted(WINDOWS))
+def test_a_painted_disc_is_found_in_a_window(picture: str, name: str, window: str) -> None:
+    image = PICTURES[picture]()
+    changed = disc(image, 235 if np.median(image[118:138, 118:138]) < 128 else 15)
+    part, shown = seen_through(PROCESSING[name](changed), *WINDOWS[window])
+    result = features.compare(features.ordinal_features(image), part, shown)
+    rows, columns = np.nonzero(result.differs)
+    assert 2 <= rows.size <= 40 and result.share < features.COPIED_SHARE
+    assert rows.min() >= 12 and rows.max() <= 19 and columns.min() >= 12 and columns.max() <= 19
+
+
+@pytest.mark.parametrize("window", sorted(WINDOWS))
+def test_a_window_of_another_picture_differs_and_a_flat_one_has_lost_everything(window: str) -> None:
+    released = features.ordinal_features(camera())
+    for other in (brain(), 255 - camera(), np.ascontiguousarray(camera()[::-1])):
+        result = features.compare(released, *seen_through(other, *WINDOWS[window]))
+        assert result.share >= features.COPIED_SHARE and not result.vanished
+    assert features.compare(released, *seen_through(np.full_like(camera(), 90), *WINDOWS[window])).vanished
+
+
+def test_a_part_of_the_range_is_as_fine_as_the_whole() -> None:
+    image = camera().copy()
+    image[:, 128:] = 40 + image[:, 128:] // 8
+    part, shown = seen_through(image, 0.5, (0.5, 0.5))
+    result = features.compare(features.ordinal_features(image), part, shown)
+    assert result.comparable.sum() > 0.5 * result.shown.sum() and not result.differs.any()
+
+
+@pytest.mark.parametrize("side", [0.4, 0.1, 0.0])
+def test_a_small_window_is_too_little_and_nothing_has_vanished(side: float) -> None:
+    result = features.compare(features.ordinal_features(camera()), *seen_through(camera(), side, (0.3, 0.3)))
+    assert result.overlap <= result.shown.mean() < features.MIN_OVERLAP
+    assert not result.vanished and not result.differs.any()
+
+
+@pytest.mark.parametrize("picture", sorted(PICTURES))
+def test_what_is_not_shown_counts_for_nothing(picture: str) -> None:
+    image = PICTURES[picture]()
+    part, shown = seen_through(image, 0.71, (0.11, 0.2))
+    noise = np.random.default_rng(2).integers(0, 256, image.shape, dtype=np.uint8)
+    noisy = np.where(shown[..., None] if image.ndim == 3 else shown, image, noise)
+    released = features.ordinal_features(image)
+    first, second = (features.compare(released, a, shown) for a in (part, noisy))
+    assert np.array_equal(first.comparable, second.comparable) and not second.differs.any()
+    whole = features.compare(released, image, np.ones_like(shown))
+    assert whole.overlap == 1 and whole.shown.all() and not whole.differs.any()
+
+
+def test_a_cell_counts_when_nearly_all_of_it_is_shown() -> None:
+    image, shown = camera(), np.ones((256, 256), np.bool_)
+    shown[:, 0], shown[:, -2:] = False, False
+    result = features.compare(features.ordinal_features(image), np.where(shown, image, 0).astype(np.uint8), shown)
+    # an eighth of a cell is one of its eight columns: with that much left out a cell is not nearly whole
+    assert not result.shown[:, 0].any() and not result.shown[:, -1].any() and result.shown[:, 1:-1].all()
+    wide = np.repeat(np.repeat(image, 2, 0), 2, 1)
+    result = features.compare(
+        features.ordinal_features(image), wide, np.pad(np.ones((512, 511), np.bool_), [(0, 0), (1, 0)])
+    )
+    assert result.shown.all() and not result.differs.any()
+
+
+def test_shown_places_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="shown"):
+        features.compare(features.ordinal_features(camera()), camera(), np.ones((256, 255), np.bool_))
+
+
 def test_a_flat_picture_has_nothing_to_compare() -> None:
     flat = np.full((64, 64), 9, np.uint8)
     result = features.compare(features.ordinal_features(flat), flat)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from skimage.metrics import structural_similarity
 
 from medprov_watermark import battery, tuning
 from medprov_watermark import carriers as cr
@@ -31,6 +32,11 @@ PLAIN = 0
 
 def signs_of(payload: Payload, carriers: cr.Carriers | None = None) -> NDArray[np.int8]:
     return np.concatenate([encode(payload), (carriers or cr.derive()).pilot_signs]).astype(np.int8)
+
+
+def payload_of(answers: F32) -> Payload | None:
+    decoded = decode(answers[: cr.CODE])
+    return decoded.payload if decoded else None
 
 
 def decibels(energy: float) -> float:
@@ -165,6 +171,12 @@ def test_similarity() -> None:
     assert tuning.similarity(a, 255 - a) < 0
 
 
+def test_similarity_is_near_the_usual_one(phantom) -> None:  # type: ignore[no-untyped-def]
+    cover = phantom(256, 256)
+    noisy = np.clip(cover + np.random.default_rng(0).normal(0, 4, cover.shape), 0, 255).astype(np.uint8)
+    assert tuning.similarity(cover, noisy) == pytest.approx(structural_similarity(cover, noisy), abs=0.03)
+
+
 def test_similarity_is_that_of_the_training() -> None:
     torch = pytest.importorskip("torch")
     from medprov_watermark.training.loop import ssim
@@ -287,6 +299,22 @@ def test_one_step_does_not_fall_far() -> None:
     assert np.square(found).sum() == pytest.approx(np.square(loud).sum() / tuning.FARTHEST)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_what_was_learned_of_a_picture_whose_host_disturbs_all_attacks_alike_is_solved(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    host = 2.5 + random.normal(0, 0.6, cr.WRITTEN)
+    trial = trial_of(host + random.normal(0, 0.1, (ATTACKS, cr.WRITTEN)), amplitude=1, gain=1000)
+    model = _Model()
+    model.learn(trial)
+    found, share = model._least(trial.amplitudes, np.ones(ATTACKS, np.bool_))
+    assert share.sum() == pytest.approx(1.0)
+    assert found.min() >= 0
+    assert excess(model, found).max() < 0.5
+    assert np.square(found).sum() <= np.square(trial.amplitudes).sum()
+    bias = model.bias[0, : cr.CODE]
+    assert found[: cr.CODE][bias > 0.6].mean() < 0.8 * found[: cr.CODE][bias < -0.6].mean()
+
+
 def trial_of(right: F64, amplitude: int = 4, gain: int = 300, tried: NDArray[np.intp] = tuning.EVERY) -> _Trial:
     codes = np.full(cr.WRITTEN, amplitude, np.uint8)
     return _Trial(codes, gain, 1.0, 1.0, tried, right, np.ones(ATTACKS, np.bool_))
@@ -406,13 +434,11 @@ def test_the_loop_ends_with_a_mark_that_reads(
     assert 1 <= tuned.gain <= tuning.LARGEST_GAIN
     answers, quality = replay(network, reader, cover, signs, tuned, 77)
     assert quality > tuning.FLOOR - 1
-    decoded = decode(answers[PLAIN, : cr.CODE])
-    assert decoded is not None
-    assert decoded.payload == payload
+    assert payload_of(answers[PLAIN]) == payload
     assert pilot_score(answers[:1], carriers)[0] > 7
     # The noise is another one than in the trial that was chosen: most of what it passed it passes again.
-    again = tuning.survived(answers, signs, spare=0.0)
-    assert np.count_nonzero(tuned.passed & again) >= 0.6 * np.count_nonzero(tuned.passed)
+    kept = [payload_of(a) == payload for a in answers[tuned.passed]]
+    assert np.mean(kept) > 0.8
 
 
 def test_the_same_picture_gives_the_same_mark(

@@ -32,7 +32,7 @@ ATTACKS = {
     "outside": lambda x: attacks.occlude(x, 0.6, inside=False),
     "inside": lambda x: attacks.occlude(x, 0.6, inside=True),
     "rescale": lambda x: attacks.rescale(x, 0.6),
-    "random": lambda x: attacks.random_attack(x, 1.0, 1.0),
+    "random": lambda x: attacks.random_attack(x, 1.0, 1.0)[1],
 }
 
 
@@ -101,9 +101,34 @@ def test_a_quarter_turn_is_exact(picture: torch.Tensor) -> None:  # type: ignore
 @pytest.mark.parametrize("kept", [0.5, 0.8, 1.0])
 def test_occlusion_keeps_its_share(kept: float) -> None:
     white = torch.full((1, 1, SIDE, SIDE), 255.0)
-    for inside in (False, True):
-        share = (attacks.occlude(white, kept, inside=inside) > 0).float().mean().item()
-        assert share == pytest.approx(kept, abs=0.03)
+    black = (attacks.occlude(white, kept, inside=True) > 0).float().mean().item()
+    assert black == pytest.approx(kept, abs=0.03)
+
+
+def test_around_a_window_lies_its_mean(picture: torch.Tensor) -> None:  # type: ignore[name-defined]
+    seen = attacks.occlude(picture, 0.5, inside=False)
+    same = seen == picture
+    assert 0.45 < same.float().mean().item() < 0.6
+    for one, kept in zip(seen, same, strict=True):
+        around = one[~kept]
+        assert around.max() - around.min() < 1e-3
+        assert around.mean().item() == pytest.approx(one[kept].mean().item(), abs=0.5)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_misplaced_comes_back(picture: torch.Tensor, seed: int) -> None:  # type: ignore[name-defined]
+    random.seed(seed)
+    smooth = attacks.gaussian_blur(attacks.gaussian_blur(picture, 7, 3.0), 7, 3.0)
+    name, moved, back = attacks.misplaced(smooth)
+    returned = back(moved[:, 0])
+    side = picture.shape[2]
+    if name == "search: window":
+        shown = returned != 0
+        assert shown.float().mean() > 0.3
+        assert torch.equal(returned[shown], smooth[:, 0][shown])
+    else:
+        middle = slice(side // 2 - side // 6, side // 2 + side // 6)
+        assert (returned - smooth[:, 0])[:, middle, middle].abs().mean() < 2.0
 
 
 def test_salt_and_pepper_hits_its_share() -> None:
@@ -115,7 +140,7 @@ def test_salt_and_pepper_hits_its_share() -> None:
 
 def test_probability_zero_leaves_everything(picture: torch.Tensor) -> None:  # type: ignore[name-defined]
     for _ in range(20):
-        assert torch.equal(attacks.random_attack(picture, 0.0, 1.0), picture)
+        assert torch.equal(attacks.random_attack(picture, 0.0, 1.0)[1], picture)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
@@ -123,7 +148,7 @@ def test_random_attacks_stay_finite_in_range_and_differ(picture: torch.Tensor, s
     seen = set()
     for _ in range(40):
         x = picture.clone().requires_grad_()
-        out = attacks.random_attack(x, 0.9, strength)
+        out = attacks.random_attack(x, 0.9, strength)[1]
         assert out.shape == picture.shape
         assert torch.isfinite(out).all()
         assert out.min() >= -0.01
@@ -139,5 +164,5 @@ def test_the_seed_decides(picture: torch.Tensor) -> None:  # type: ignore[name-d
     for _ in range(2):
         random.seed(3)
         torch.manual_seed(3)
-        runs.append(torch.stack([attacks.random_attack(picture, 0.9, 0.7) for _ in range(10)]))
+        runs.append(torch.stack([attacks.random_attack(picture, 0.9, 0.7)[1] for _ in range(10)]))
     assert torch.equal(*runs)

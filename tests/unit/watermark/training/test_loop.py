@@ -10,10 +10,23 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import numpy as np  # noqa: E402
+
 from medprov_watermark import carriers as cr  # noqa: E402
+from medprov_watermark.coupling import Frozen, _Canvas  # noqa: E402
 from medprov_watermark.training import loop  # noqa: E402
 from medprov_watermark.training.export import release_bytes  # noqa: E402
-from medprov_watermark.training.loop import Model, Settings, Trainer, embed, random_values, run, ssim  # noqa: E402
+from medprov_watermark.training.loop import (  # noqa: E402
+    Model,
+    Settings,
+    Trainer,
+    embed,
+    informed_amplitudes,
+    random_values,
+    run,
+    ssim,
+)
+from medprov_watermark.training.networks import Extractor  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -176,25 +189,45 @@ def test_half_a_picture_hides_the_other_half() -> None:
 
 
 def test_the_half_is_the_one_that_marking_sees() -> None:
-    import numpy as np
-
-    from medprov_watermark.coupling import _neighbours, checkerboard
-
-    x = torch.randint(0, 256, (1, 1, cr.SIZE, cr.SIZE)).float()
-    plane = x[0, 0].numpy().astype(np.int32)
-    known = checkerboard(cr.SIZE, cr.SIZE)
-    fourfold = np.where(known, 4 * plane, sum(_neighbours(plane)))
-    np.testing.assert_array_equal(loop._half(x, True)[0, 0].numpy(), (fourfold + 2) >> 2)
+    plane = torch.randint(0, 256, (cr.SIZE, cr.SIZE)).numpy().astype(np.uint8)
+    canvas = _Canvas(plane, np.zeros(0, np.int64), Frozen(1, 0, 0, (0, 255)), None)  # type: ignore[arg-type]
+    seen = canvas._seen(canvas.padded[..., 0], parity=1)
+    half = loop._half(torch.from_numpy(plane)[None, None].float(), keep_even=True)[0, 0].numpy()
+    np.testing.assert_array_equal(half, seen)
 
 
-def test_values_have_signs_and_amplitudes_of_the_format() -> None:
+def test_values_are_signs_and_some_are_left_out() -> None:
     torch.manual_seed(0)
     values = random_values(200, CPU)
     assert values.shape == (200, cr.TOTAL)
     assert ((values == 0).sum(1) == cr.NULLS).all()
-    assert set(values.abs().unique().tolist()) <= {0.0, 0.5, 1.0, 1.5, 2.0}
-    uneven = ((values.abs() != 1) & (values != 0)).any(1).float().mean().item()
-    assert uneven == pytest.approx(0.33, abs=0.1)
+    assert set(values.unique().tolist()) == {-1.0, 0.0, 1.0}
+
+
+def test_informed_amplitudes_spend_where_the_picture_contradicts() -> None:
+    torch.manual_seed(0)
+    extractor = Extractor(16, 1)
+    x = torch.rand(48, 1, cr.SIZE, cr.SIZE) * 255
+    signs = random_values(48, CPU)
+    amplitudes = informed_amplitudes(extractor, x, signs)
+    power = amplitudes.square().sum(1) / (signs != 0).sum(1)
+    torch.testing.assert_close(power, torch.ones(48), atol=1e-3, rtol=0)
+    assert (amplitudes[signs == 0] == 0).all()
+    right = extractor(x).detach() * signs
+    uneven = [i for i in range(48) if amplitudes[i][signs[i] != 0].std() > 0.05]
+    assert 0.5 < len(uneven) / 48 < 0.85
+    for i in uneven:
+        written = signs[i] != 0
+        assert torch.corrcoef(torch.stack([right[i][written], amplitudes[i][written]]))[0, 1] < -0.5
+
+
+def test_the_discriminator_takes_part_in_the_last_phase(pictures: torch.Tensor, tiny: Settings) -> None:  # type: ignore[name-defined]
+    trainer = Trainer(pictures, replace(tiny, steps=4, adversarial_from=0.5), CPU)
+    losses = [trainer.step()["discriminator"] for _ in range(4)]
+    assert losses[:2] == [0.0, 0.0]
+    assert all(0 < loss < 10 for loss in losses[2:])
+    without = Trainer(pictures, replace(tiny, steps=1, adversarial_from=0.0, adversarial_weight=0.0), CPU)
+    assert without.step()["discriminator"] == 0.0
 
 
 def test_no_carrier_has_a_part_or_a_sign_that_a_network_could_learn() -> None:
