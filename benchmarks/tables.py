@@ -78,8 +78,8 @@ def robustness(data: dict[str, Any]) -> list[str]:
     marked = mine["pictures"] - mine["refused"]
     return [
         "Marked pictures include W2. `DIR` holds the pictures named in the model card; the validation split is what "
-        "training leaves out. The constants of the marking loop were chosen on training pictures; ten other pictures of "
-        "the split, one of each modality, were looked at once. Shares stand with their 95 % intervals (Wilson).",
+        "training leaves out. The constants of the marking loop were chosen on training pictures; ten other pictures "
+        "of the split, one of each modality, were looked at once. Shares stand with their 95 % intervals (Wilson).",
         "",
         *_distribution(mine),
         f"Pictures refused: {mine['refused']}. Restored bit for bit: {mine['restored']['hits']} of {marked}. Payloads "

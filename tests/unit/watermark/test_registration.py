@@ -60,7 +60,11 @@ WRONG = {
 
 @pytest.mark.parametrize("make", [camera, smooth])
 @pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("view", [(rotated, -40), (cut, 20, 35, 182, 182), (cut, 60, 5, 160, 200)], ids=("turned", "window", "edge"))
+@pytest.mark.parametrize(
+    "view",
+    [(rotated, -40), (cut, 20, 35, 182, 182), (cut, 60, 5, 160, 200)],
+    ids=("turned", "window", "edge"),
+)
 @pytest.mark.parametrize("exponent", [1.0, 0.6])
 def test_a_wrong_frame_is_put_right(make, wrong: str, view: tuple, exponent: float) -> None:
     image = make()
