@@ -78,6 +78,7 @@ def make(cases: list[Case], marked: dict[str, Path], folder: Path) -> list[Shown
     add("cell: never marked", "never_marked.png", other_picture(), "fundus", Verdict.UNKNOWN)
     cover = media.read(next(case.source for case in cases if case.name == "histology")).array.astype(np.int32)
     mark = read["histology"].array.astype(np.int32) - cover
-    host = np.clip(host_for_copy(mark.shape).astype(np.int32) + mark, 0, 255).astype(np.uint8)
+    # A mark is as loud as its own picture makes necessary, so a thief has to turn it up for another one.
+    host = np.clip(host_for_copy(mark.shape).astype(np.int32) + 4 * mark, 0, 255).astype(np.uint8)
     add("histology's mark on a fundus", "moved_mark.png", host, "histology", Verdict.COPIED_MARK)
     return shown
