@@ -26,6 +26,7 @@ _CODES = """exit codes: 0 authentic, 10 authentic_derived, 20 tampered, 21 copie
 23 revoked (reserved: this release cannot revoke), 24 unverifiable, 25 unknown, 2 wrong usage, configuration or output,
 3 unreadable picture. They tell the verdict on the pixels; changed metadata is told in the text and in the JSON."""
 
+_KEY = "consortium's key, the bytes of the file as they are (default: key_file of [watermark] in the configuration)"
 _CONFIG = "default: $MEDPROV_CONFIG, ./medprov.toml, ./.medprov/medprov.toml"
 
 
@@ -43,12 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("--port", type=_port, default=8080, help="0 takes a free one (default: %(default)s)")
     for command in (verify, serve):
         command.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
+        command.add_argument("--key-file", type=Path, metavar="FILE", help=_KEY)
     terminal.prepare()
     try:
         chosen = terminal.parse(parser, arguments)
         if chosen.command == "serve":
-            return _serve(chosen.config, chosen.host, chosen.port)
-        return _verify(chosen.image, chosen.config, chosen.json, chosen.report)
+            return _serve(chosen.config, chosen.key_file, chosen.host, chosen.port)
+        return _verify(chosen.image, chosen.config, chosen.key_file, chosen.json, chosen.report)
     except UnreadableError as error:
         return _fail(error, UNREADABLE)
     except (SdkError, StandardOutputError) as error:
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted", 130)
 
 
-def _verify(image: Path, config: Path | None, as_json: bool, report: Path | None) -> int:
+def _verify(image: Path, config: Path | None, key_file: Path | None, as_json: bool, report: Path | None) -> int:
     # what takes long to import comes after the arguments were checked
     from medprov_ledger.errors import LedgerError
     from medprov_watermark import media
@@ -73,7 +75,7 @@ def _verify(image: Path, config: Path | None, as_json: bool, report: Path | None
     from medprov_sdk.verifier import Verifier
 
     try:
-        result = Verifier.from_config(config).verify(pixels, source=image.name)
+        result = Verifier.from_config(config, key_file=key_file).verify(pixels, source=image.name)
     except (LedgerError, WatermarkError) as error:
         raise SdkError(str(error)) from None
     if report is not None:
@@ -103,7 +105,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _serve(config: Path | None, host: str, port: int) -> int:
+def _serve(config: Path | None, key_file: Path | None, host: str, port: int) -> int:
     from medprov_ledger.errors import LedgerError
     from medprov_watermark.errors import WatermarkError
 
@@ -114,7 +116,7 @@ def _serve(config: Path | None, host: str, port: int) -> int:
     from medprov_sdk.verifier import Verifier
 
     try:
-        verifier = Verifier.from_config(config)
+        verifier = Verifier.from_config(config, key_file=key_file)
     except (LedgerError, WatermarkError) as error:
         raise SdkError(str(error)) from None
     serve(verifier, host, port)

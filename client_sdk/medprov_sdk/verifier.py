@@ -27,6 +27,7 @@ from medprov_watermark import detection, media
 from medprov_watermark.errors import MediaError
 from medprov_watermark.geometry import Geometry
 from medprov_watermark.hashing import content_hash
+from medprov_watermark.key_file import read_key
 from medprov_watermark.payload import Decoded, Directory, Payload, find_in
 from medprov_watermark.pixels import Pixels, Samples
 
@@ -121,7 +122,13 @@ class Verifier:
         self._directory = Directory.of([])
 
     @classmethod
-    def from_config(cls, path: str | os.PathLike[str] | None = None, *, cache: Path | str | None = None) -> Verifier:
+    def from_config(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        cache: Path | str | None = None,
+        key_file: str | os.PathLike[str] | None = None,
+    ) -> Verifier:
         """A verifier for the federation that a configuration file names.
 
         Parameters
@@ -130,16 +137,21 @@ class Verifier:
             None searches as :meth:`medprov_ledger.config.Config.load` does.
         cache : path or None
             File of the record index; None takes the user's cache folder, ``":memory:"`` keeps nothing.
+        key_file : path or None
+            File of the consortium's key; None takes the one that the configuration names, if it does.
 
         Raises
         ------
         ConfigError
+        KeyFileError
         WeightsError
         """
         config = Config.load(path)
+        secret = key_file if key_file is not None else config.key_file
+        key = read_key(secret) if secret is not None else None
         from medprov_watermark.watermarker import DualWatermarker as Loaded
 
-        watermarker: DualWatermarker = Loaded.load()
+        watermarker: DualWatermarker = Loaded.load(key=key)
         return cls(watermarker, LedgerView(config, cache))
 
     def verify(self, image: str | os.PathLike[str] | Pixels | Samples, *, source: str | None = None) -> Verification:
@@ -294,12 +306,11 @@ class Verifier:
 
         Of all orientations, angles and windows one set of soft bits comes here. The pilots chose it, or the error
         correction, and neither knows the directory; so however many were searched, it counts as one try, and a payload
-        that is not in the picture is named with a probability of at most payload.LIST_FALSE_MATCH, 1e-9. Never as less
-        than one: strong pilots prove a mark, not whose it is.
+        that is not in the picture is named with a probability of at most payload.LIST_FALSE_MATCH, 1e-9.
         """
         with work.stage("list"):
             known = self._known()
-            found = find_in(read.extraction.soft_bits, known, max(1.0, read.extraction.false_alarm))
+            found = find_in(read.extraction.soft_bits, known, read.extraction.false_alarm)
         count = len(known.payloads)
         if found is None:
             work.check("list decoding", None, f"none of {count} known payloads answers")

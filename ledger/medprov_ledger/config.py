@@ -18,7 +18,7 @@ SEARCH = (Path("medprov.toml"), Path(".medprov/medprov.toml"))
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _BYTES32 = re.compile(r"0x[0-9a-fA-F]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_TABLES = ("federation", "chain", "store", "directory", "hospitals")
+_TABLES = ("federation", "chain", "store", "directory", "hospitals", "watermark")
 _CHAIN = ("rpc", "chain_id", "federation", "registry", "confirmations", "timeout", "confirmation_timeout")
 _HOSPITAL = ("address", "keystore", "password_file", "reader_key", "state")
 
@@ -96,6 +96,8 @@ class Config:
         Empty at a verifier.
     confirmation_timeout : float
         Seconds to wait until a transaction is confirmed.
+    key_file : Path or None
+        File of the consortium's key, with which all its pictures are marked and read; None where it has none.
     """
 
     path: Path
@@ -112,6 +114,7 @@ class Config:
     directory_key: bytes | None = field(repr=False)
     hospitals: dict[str, HospitalConfig] = field(default_factory=dict)
     confirmation_timeout: float = 120.0
+    key_file: Path | None = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None) -> Config:
@@ -247,6 +250,7 @@ def _parse(file: Path, document: dict[str, Any]) -> Config:
     chain = _Table(file, "chain", document.get("chain"), _CHAIN)
     directory = _Table(file, "directory", document.get("directory", {}), ("discoverable", "key"))
     store = _Table(file, "store", document.get("store"), ("kind", "path", "api"))
+    watermark = _Table(file, "watermark", document.get("watermark", {}), ("key_file",))
     for name in document:
         if name not in _TABLES:
             raise ConfigError(f"{file}: [{_spelled(name)}] is unknown; known are {', '.join(_TABLES)}")
@@ -277,6 +281,7 @@ def _parse(file: Path, document: dict[str, Any]) -> Config:
         discoverable=discoverable,
         directory_key=directory_key,
         hospitals=hospitals,
+        key_file=watermark.file_path("key_file") if "key_file" in watermark.values else None,
     )
 
 

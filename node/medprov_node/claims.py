@@ -28,7 +28,7 @@ def marked_by(image: Samples, watermarker: DualWatermarker, ledger: Ledger, conf
     ------
     ChainError
     """
-    found = watermarker.extract(image)
+    found = watermarker.extract(image, search=False)
     payload = found.integrity.payload or found.payload
     if payload is not None:
         entries = _records(sealing.payload_keys(payload.data, config.federation_id).record_key, ledger, config)

@@ -109,6 +109,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--weights", type=Path, metavar="FILE", help="model's .safetensors file (default: the one that ships)"
         )
+        default = " (default: key_file of [watermark] in the configuration)" if command is mark else ""
+        command.add_argument(
+            "--key-file",
+            type=Path,
+            metavar="FILE",
+            help=f"consortium's key, the bytes of the file as they are{default}",
+        )
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
     return parser
 
@@ -143,7 +150,7 @@ def _mark(options: argparse.Namespace) -> int:
         if left_out:
             terminal.say(f"left out     {outputs.named(left_out)}: no pictures")
     progress = _progress(sys.stderr.isatty() and not options.json)
-    watermarker = _named_weights(options.weights)
+    watermarker = _named_weights(options.weights, options.key_file or config.key_file)
     refused: list[RegionError] = []
     order = Order(options.roi, options.roi_mask)
     results = mark_files(
@@ -182,18 +189,19 @@ def _restore(options: argparse.Namespace) -> None:
 
     if options.input.is_dir():
         raise OutputError(f"{options.input}: it is a folder; restore takes one picture")
-    result = restore_file(options.input, options.output, watermarker=_named_weights(options.weights))
+    result = restore_file(options.input, options.output, watermarker=_named_weights(options.weights, options.key_file))
     text = json.dumps(result.to_json(), indent=1) if options.json else "\n".join(_restored_lines(result))
     terminal.say(text, done="the cover is restored and written")
 
 
-def _named_weights(file: Path | None) -> DualWatermarker | None:
-    """The model of ``--weights``; None where the command loads the one that ships, after its other checks."""
-    if file is None:
+def _named_weights(file: Path | None, key_file: Path | None) -> DualWatermarker | None:
+    """The model of ``--weights`` with the key; None where the command loads the one that ships after other checks."""
+    if file is None and key_file is None:
         return None
+    from medprov_watermark.key_file import read_key
     from medprov_watermark.watermarker import DualWatermarker
 
-    return DualWatermarker.load(file)
+    return DualWatermarker.load(file, key=read_key(key_file) if key_file is not None else None)
 
 
 def _marked_lines(result: MarkResult) -> Iterator[str]:

@@ -40,6 +40,7 @@ from medprov_watermark import features, media
 from medprov_watermark.errors import AlreadyMarkedError, EmbedError, MediaError
 from medprov_watermark.hashing import content_hash, perceptual_hash
 from medprov_watermark.image_mark import ImageMark
+from medprov_watermark.key_file import read_key
 from medprov_watermark.payload import Payload
 from medprov_watermark.pixels import Pixels
 from medprov_watermark.watermarker import STRICT, DualWatermarker
@@ -115,7 +116,7 @@ def mark_files(
     config : Config
     progress : callable or None
     watermarker : DualWatermarker or None
-        None loads the weights that ship.
+        None loads the weights that ship, with the key that `config` names.
     ledger : Ledger or None
         None connects to what `config` names.
     policy : mapping or None
@@ -144,7 +145,7 @@ def mark_files(
     say("check", 0, len(jobs))
     outputs.check(jobs, make_folders=make_folders, written=held_hashes(house.state / HELD))
     ledger = ledger or connect.connect(config)
-    watermarker = watermarker or DualWatermarker.load()
+    watermarker = watermarker or _loaded(config)
     connect.check(ledger, house, watermarker.model)
     account, reader = load_account(house), load_reader_key(house)
     with exclusive(house.state, waiting=lambda: say("wait", 0, len(jobs))):
@@ -157,6 +158,11 @@ def mark_files(
             return _mark_all(desk, jobs, say, make_folders, refused)
         finally:
             outbox.close()
+
+
+def _loaded(config: Config) -> DualWatermarker:
+    """The weights that ship, with the consortium's key if the configuration names one."""
+    return DualWatermarker.load(key=read_key(config.key_file)) if config.key_file else DualWatermarker.load()
 
 
 def _mark_all(
@@ -243,8 +249,8 @@ def _claim(desk: _Desk, cover: bytes, about: Description, region: Chosen, taken:
         desk.watermarker.model,
         cover,
     )
-    # a picture that waits with another region is another job: it must not leave in place of this one
-    identity += (about.digest, region.digest)
+    # a picture that waits with another region or key is another job: it must not leave in place of this one
+    identity += (about.digest, region.digest, desk.watermarker.key_id)
     name = hashlib.sha3_256(b"".join(identity)).hexdigest()
     for generation in count(1):
         job = f"{name}-{generation}"

@@ -71,7 +71,7 @@ def restore_file(source: Path, target: Path, *, watermarker: DualWatermarker | N
     Raises
     ------
     RestoreError
-        The picture has no mark, has changed since marking, or another model marked it.
+        The picture has no mark, has changed since marking, or was marked by another model or with another key.
     MediaError, OutputError, WeightsError
     """
     return restore_files([(source, target)], watermarker=watermarker)[0]
@@ -129,8 +129,11 @@ def _restore(source: Path, target: Path, watermarker: DualWatermarker) -> Restor
 
 
 def _advice(image: Samples, watermarker: DualWatermarker) -> str:
-    """How to go on where nothing but the model is another one; otherwise nothing helps."""
+    """How to go on where nothing but the model or the key is another one; otherwise nothing helps."""
     frame = integrity.extract(image)
-    if frame is None or frame.header.model == watermarker.model[: len(frame.header.model)]:
+    if frame is None or watermarker.integrity(image).state != "intact":
         return ""
-    return " ('medprov-node restore --weights FILE')" if watermarker.integrity(image).state == "intact" else ""
+    if frame.header.model != watermarker.model[: len(frame.header.model)]:
+        return " ('medprov-node restore --weights FILE')"
+    how = "with another consortium key, or with none" if watermarker.key_id else "with a consortium key"
+    return f", or the picture was marked {how} ('medprov-node restore --key-file FILE')"

@@ -47,3 +47,7 @@ class RestoreError(WatermarkError):
 
 class WeightsError(WatermarkError):
     """A weights file is missing, damaged or of another format."""
+
+
+class KeyFileError(WatermarkError):
+    """A file with a consortium's key is missing, cannot be read, or holds no key."""

@@ -127,6 +127,7 @@ class DualWatermarker:
 
     def __init__(self, release: Release, key: bytes | None = None) -> None:
         self._release = release
+        self._key_id = b"" if key is None else hashlib.sha3_256(b"medprov key id 1" + key).digest()[:8]
         self._reader = Reader(release.extractor, cr.derive(key))
 
     @classmethod
@@ -163,6 +164,11 @@ class DualWatermarker:
     def model(self) -> bytes:
         """Hash of the loaded weights, 32 bytes."""
         return self._release.model
+
+    @property
+    def key_id(self) -> bytes:
+        """Tells keys apart, 8 bytes; empty without one. Not for others: a weak key could be guessed from it."""
+        return self._key_id
 
     def embed(
         self,

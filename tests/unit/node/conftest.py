@@ -51,6 +51,7 @@ class QuickWatermarker:
     """Stands in where only the way of a picture through the hospital is tested: flips low bits, as random as a salt."""
 
     model = bytes(range(32))
+    key_id = b""
 
     def __init__(self) -> None:
         self.marked = 0
