@@ -49,6 +49,12 @@ def write(folder: Path, text: str, name: str = "medprov.toml") -> Path:
     return file
 
 
+def test_a_consortium_key_is_a_file_beside_the_configuration(tmp_path: Path) -> None:
+    assert Config.load(write(tmp_path, TEXT)).key_file is None
+    named = Config.load(write(tmp_path, TEXT + '\n[watermark]\nkey_file = "consortium.key"\n'))
+    assert named.key_file == tmp_path / "consortium.key"
+
+
 def test_every_field(tmp_path: Path) -> None:
     file = write(tmp_path, TEXT)
     config = Config.load(file)
@@ -145,6 +151,9 @@ def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
         ("discoverable = true", "discoverable = true\ndiscovery = 1", "directory.discovery is unknown"),
         ("[directory]", "[dictionary]\n[directory]", "[dictionary] is unknown; known are federation, chain"),
         ('name = "Nord"', 'name = "Nord"\nnames = 1', "federation.names is unknown; known here: id, name"),
+        ("[directory]", "[watermark]\nkey = 1\n[directory]", "watermark.key is unknown; known here: key_file"),
+        ("[directory]", "[watermark]\nkey_file = 1\n[directory]", "watermark.key_file has the wrong type (int)"),
+        ("[directory]", '[watermark]\nkey_file = ""\n[directory]', "watermark.key_file is empty"),
         ('path = "blocks"', 'path = "blocks"\nfolder = "x"', "store.folder is unknown; known here: kind, path, api"),
         ('state = "/var/lib/a"', 'state = "a"\nstat = 1', "hospitals.hospital-a.stat is unknown"),
     ],

@@ -28,6 +28,7 @@ import medprov_ledger.chain
 from medprov_ledger.config import Config
 from medprov_node import cli
 from medprov_node import mark as mark_module
+from medprov_node.errors import MarkError
 from medprov_node.held import exclusive
 from medprov_watermark import media
 from medprov_watermark.hashing import content_hash
@@ -493,6 +494,90 @@ def test_restore_takes_one_picture(run, tmp_path) -> None:
     code, _, err = run("restore", tmp_path, tmp_path / "o.png")
     assert code == 1
     assert_one_line(err, "it is a folder")
+
+
+# a consortium's key
+
+
+KEY = b"secret of this consortium\n"
+
+
+@pytest.fixture(scope="module")
+def marked_with_key(make_house, node_tester, phantom, tmp_path_factory) -> Path:
+    """A folder with ``marked.png``, ``cover.png``, ``right.key`` and ``wrong.key``."""
+    folder = tmp_path_factory.mktemp("keyed")
+    (folder / "right.key").write_bytes(KEY)
+    (folder / "wrong.key").write_bytes(KEY[:-1])
+    Image.fromarray(phantom(seed=8)).save(folder / "cover.png")
+    house = make_house()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(medprov_ledger.chain, "connect_http", lambda *_: node_tester)
+        arguments = (folder / "cover.png", folder / "marked.png", "--config", house.file)
+        assert cli.main(["mark", *map(str, arguments), "--key-file", str(folder / "right.key")]) == 0
+    return folder
+
+
+def test_what_was_marked_with_a_key_reads_and_restores_with_it(run, marked_with_key, tmp_path) -> None:
+    marked = media.read(marked_with_key / "marked.png").array
+    arguments = (marked_with_key / "marked.png", tmp_path / "r.png", "--key-file", marked_with_key / "right.key")
+    code, out, err = run("restore", *arguments)
+    assert (code, err) == (0, "") and "secret" not in out
+    assert np.array_equal(media.read(tmp_path / "r.png").array, media.read(marked_with_key / "cover.png").array)
+    found = [DualWatermarker.load(key=key).extract(marked) for key in (KEY, None, KEY[:-1])]
+    assert [one.present for one in found] == [True, False, False]
+    assert found[0].payload == found[1].integrity.payload and found[1].payload is None
+
+
+@pytest.mark.parametrize("name", ["wrong.key", None])
+def test_another_key_does_not_restore_and_the_message_says_so(run, marked_with_key, tmp_path, name) -> None:
+    more = ("--key-file", marked_with_key / name) if name else ()
+    code, out, err = run("restore", marked_with_key / "marked.png", tmp_path / "r.png", *more)
+    assert (code, out) == (1, "") and "secret" not in err
+    how = "with another consortium key, or with none" if name else "with a consortium key"
+    assert_one_line(err, "the cover cannot be restored", rf"marked {how} \('medprov-node restore --key-file FILE'\)")
+    assert_nothing_left(tmp_path)
+
+
+def test_a_key_does_not_restore_what_was_marked_without(run, done, marked_with_key, tmp_path) -> None:
+    code, _, err = run("restore", done.png.output, tmp_path / "r.png", "--key-file", marked_with_key / "right.key")
+    assert code == 1
+    assert_one_line(err, "or with none")
+
+
+def test_the_configuration_s_key_is_used_unless_another_is_named(run, online, picture, tmp_path, monkeypatch) -> None:
+    taken: list[bytes | None] = []
+
+    def load(file=None, key=None):
+        taken.append(key)
+        raise MarkError("loaded")
+
+    monkeypatch.setattr(mark_module.DualWatermarker, "load", load)
+    (tmp_path / "a.key").write_bytes(b"a" * 16)
+    (tmp_path / "b.key").write_bytes(b"b" * 16)
+    file = with_setting(
+        online, tmp_path, "^\\[directory\\]$", f'[watermark]\nkey_file = "{tmp_path}/a.key"\n[directory]'
+    )
+    for config, more in ((online, ()), (file, ()), (file, ("--key-file", tmp_path / "b.key"))):
+        run("mark", picture, picture.with_name("o.png"), "--config", config, *more)
+    assert taken == [None, b"a" * 16, b"b" * 16]
+    (tmp_path / "a.key").unlink()
+    code, _, err = run("mark", picture, picture.with_name("o.png"), "--config", file)
+    assert code == 1
+    assert_one_line(err, r"a\.key: no such key file")
+
+
+@pytest.mark.parametrize("command", ["mark", "restore"])
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "no such key file"), (b"", "0 bytes"), (b"secret-secret-1", "15 bytes are too few")]
+)
+def test_a_key_file_that_holds_no_key(run, house, picture, tmp_path, command, content, reason) -> None:
+    if content is not None:
+        (tmp_path / "c.key").write_bytes(content)
+    more = ("--config", house.file, "--json") if command == "mark" else ()
+    code, out, err = run(command, picture, picture.with_name("o.png"), *more, "--key-file", tmp_path / "c.key")
+    assert (code, out) == (1, "") and "secret" not in err
+    assert_one_line(err, r"c\.key: ", reason)
+    assert not picture.with_name("o.png").exists()
 
 
 # other weights

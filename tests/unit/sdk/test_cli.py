@@ -1,6 +1,7 @@
 import errno
 import io
 import json
+import re
 import socket
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from medprov_sdk import Verdict, Verifier, cli
 from medprov_sdk.ledger_view import Links
 from medprov_watermark import media
 from medprov_watermark.errors import WeightsError
+from medprov_watermark.geometry import Geometry, Warp
+from medprov_watermark.key_file import read_key
 
 
 @pytest.fixture
@@ -26,7 +29,9 @@ def picture(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     Image.fromarray(image).save(file)
     world.release(image, world.alice, media.attributes(media.read(file)))
 
-    def from_config(path: Path | None = None) -> Verifier:
+    def from_config(path: Path | None = None, key_file: Path | None = None) -> Verifier:
+        if key_file is not None:
+            read_key(key_file)
         if path is not None:
             raise ConfigError(f"{path}: no such configuration file;\n'medprov-ledger up' writes one")
         verifier: Verifier = world.verifier
@@ -195,12 +200,36 @@ def test_no_configuration(picture: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_damaged_weights(picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def broken(_: Path | None = None) -> Verifier:
+    def broken(_: Path | None = None, key_file: Path | None = None) -> Verifier:
         raise WeightsError("w.onnx: not a readable ONNX extractor; install medprov-watermark again")
 
     monkeypatch.setattr(Verifier, "from_config", broken)
     assert cli.main(["verify", str(picture)]) == 2
     one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", [["verify", "a.png"], ["serve"]])
+@pytest.mark.parametrize("content", [None, b"", b"secret-secret-1"])
+def test_a_key_file_that_holds_no_key(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], content: Any
+) -> None:
+    monkeypatch.chdir(picture.parent)
+    if content is not None:
+        Path("c.key").write_bytes(content)
+    assert cli.main([*command, "--key-file", "c.key"]) == cli.USAGE
+    out, err = capsys.readouterr()
+    assert out == "" and "c.key: " in one_line(err) and "secret" not in err
+
+
+def test_an_orientation_is_told_with_how_much_was_compared(
+    picture: Path, world: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = np.asarray(Image.open(picture))[20:170, 20:200].copy()
+    world.reader.say(part, world.payload, geometry=Geometry(warp=Warp((1.0, 0.0, -20.0, 0.0, 1.0, -20.0), 192, 224)))
+    Image.fromarray(part).save(picture)
+    assert cli.main(["verify", str(picture)]) == 10
+    told = r"\n  orientation: cut out or moved, 5\d% of the released picture compared\n"
+    assert re.search(told, capsys.readouterr().out)
 
 
 def test_a_chain_that_is_away_is_named(picture: Path, world: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,8 @@ from medprov_sdk.errors import UnreadableError
 from medprov_sdk.ledger_view import MOST_PROVED, cache_file
 from medprov_sdk.metadata import State
 from medprov_watermark import media
-from medprov_watermark.detection import FALSE_ALARM
+from medprov_watermark.detection import FALSE_ALARM, THRESHOLD
+from medprov_watermark.errors import KeyFileError
 from medprov_watermark.geometry import ALL, Geometry, Warp
 from medprov_watermark.image_mark import ImageMark
 from medprov_watermark.payload import LIST_FALSE_MATCH, Directory, Payload, encode
@@ -393,6 +394,57 @@ def released(world: Any, watermarker: DualWatermarker, made: dict[str, Marked]) 
     hashes = {"cover_hash": one.cover_hash, "marked_hash": one.marked_hash, "model": watermarker.model}
     world.anchor(world.alice, world.record(one.image, world.alice, **hashes))
     return Released(one.image, Verifier(watermarker, world.verifier.ledger), world)
+
+
+@pytest.mark.slow
+def test_a_copy_of_a_keyed_mark_says_nothing_without_the_key(world: Any, watermarker: DualWatermarker) -> None:
+    keyed = DualWatermarker.load(device="cpu", threads=1, key=b"k" * 32)
+    other = DualWatermarker.load(device="cpu", threads=1, key=b"o" * 32)
+    made = keyed.mark(world.phantom(1, 256, 256), world.payload)
+    hashes = {"cover_hash": made.cover_hash, "marked_hash": made.marked_hash, "model": keyed.model}
+    world.anchor(world.alice, world.record(made.image, world.alice, **hashes))
+    copy = jpeg(made.image, 90)
+    found = [Verifier(one, world.verifier.ledger).verify(copy) for one in (keyed, watermarker, other)]
+    assert [one.verdict for one in found] == [Verdict.AUTHENTIC_DERIVED, Verdict.UNKNOWN, Verdict.UNKNOWN]
+    assert all(one.payload is None and one.presence < THRESHOLD for one in found[1:])
+    # the integrity mark is everybody's, and names the record
+    assert Verifier(watermarker, world.verifier.ledger).verify(made.image).verdict is Verdict.AUTHENTIC
+
+
+def config_file(world: Any, folder: Path, more: str = "") -> Path:
+    lines = [
+        "[federation]",
+        f'id = "0x{world.config.federation_id.hex()}"',
+        'name = "test"',
+        "[chain]",
+        f'rpc = "{world.config.rpc}"',
+        "chain_id = 31337",
+        f'federation = "{world.config.federation_address}"',
+        f'registry = "{world.config.registry_address}"',
+        '[store]\nkind = "blocks"\npath = "blocks"',
+        more,
+    ]
+    (folder / "verifier.toml").write_text("\n".join(lines))
+    return folder / "verifier.toml"
+
+
+def test_the_key_is_taken_from_the_caller_or_the_configuration(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[bytes | None] = []
+    monkeypatch.setattr(DualWatermarker, "load", lambda key=None: taken.append(key))
+    (tmp_path / "a.key").write_bytes(b"a" * 16)
+    (tmp_path / "b.key").write_bytes(b"b" * 16)
+    plain = config_file(world, tmp_path)
+    Verifier.from_config(plain, cache=":memory:")
+    Verifier.from_config(plain, cache=":memory:", key_file=tmp_path / "b.key")
+    named = config_file(world, tmp_path, '[watermark]\nkey_file = "a.key"')
+    Verifier.from_config(named, cache=":memory:")
+    Verifier.from_config(named, cache=":memory:", key_file=tmp_path / "b.key")
+    assert taken == [None, b"b" * 16, b"a" * 16, b"b" * 16]
+    (tmp_path / "a.key").unlink()
+    with pytest.raises(KeyFileError, match=r"a\.key: no such key file"):
+        Verifier.from_config(named, cache=":memory:")
 
 
 def spoilt(image: Any) -> Any:
