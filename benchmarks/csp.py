@@ -35,6 +35,8 @@ from medprov_watermark.training.networks import CouplingNetwork
 BODIES = ("partial", "plain")
 DB = 40.0
 """PSNR of the marked pictures, in training and validation."""
+ON_THE_WAY = (0.25, 0.5, 0.75)
+"""Shares of the way to the target at which the times are compared too."""
 CPU = torch.device("cpu")
 
 
@@ -55,7 +57,7 @@ class Plan:
 
     settings: Settings
     turn: int = 5
-    every: int = 20
+    every: int = 40
     repeats: int = 20
 
 
@@ -149,23 +151,42 @@ def contest(pictures: Tensor, validation: Tensor, plan: Plan) -> dict[str, Any]:
             runner.train(plan.turn)
             if step % plan.every == 0:
                 runner.validate(validation, plan.turn)
-    target = max(min(point.loss for point in runner.curve) for runner in pair.values())
-    out: dict[str, Any] = {"seed": plan.settings.seed, "target_loss": target}
-    for body, runner in pair.items():
-        steps, seconds = reached(runner.curve, target)
+    return compared(
+        plan.settings.seed,
+        {body: runner.curve for body, runner in pair.items()},
+        {body: runner.turns for body, runner in pair.items()},
+    )
+
+
+def compared(seed: int, curves: dict[str, list[Point]], turns: dict[str, list[float]]) -> dict[str, Any]:
+    """What two runs say about each other, from their validations and their seconds per step by turn.
+
+    `on_the_way` holds the ratios for losses between the better start and the target, by the share of the way on a
+    logarithmic scale.
+    """
+    target = max(min(point.loss for point in curve) for curve in curves.values())
+    out: dict[str, Any] = {"seed": seed, "target_loss": target}
+    for body, curve in curves.items():
+        steps, seconds = reached(curve, target)
         out[body] = {
-            "seconds_per_step": statistics.fmean(runner.turns),
+            "seconds_per_step": statistics.fmean(turns[body]),
             "steps_to_target": steps,
             "seconds_to_target": seconds,
-            "final_loss": runner.curve[-1].loss,
-            "final_accuracy": runner.curve[-1].accuracy,
-            "curve": [vars(point) for point in runner.curve],
+            "final_loss": curve[-1].loss,
+            "final_accuracy": curve[-1].accuracy,
+            "curve": [vars(point) for point in curve],
         }
-    partial, plain = (pair[body] for body in BODIES)
-    out["ratio_step_by_turn"] = [a / b for a, b in zip(partial.turns, plain.turns, strict=True)]
+    out["ratio_step_by_turn"] = [a / b for a, b in zip(turns["partial"], turns["plain"], strict=True)]
     for name, figure in (("step", "seconds_per_step"), ("steps", "steps_to_target"), ("target", "seconds_to_target")):
         # Both may have met the target before the first step.
         out[f"ratio_{name}"] = out["partial"][figure] / max(out["plain"][figure], 1e-9)
+    start = min(curve[0].loss for curve in curves.values())
+    out["on_the_way"] = {}
+    for share in ON_THE_WAY:
+        loss = max(target, start) ** (1 - share) * target**share
+        (steps, seconds), (steps_plain, seconds_plain) = (reached(curves[body], loss) for body in BODIES)
+        ratios = {"steps": steps / max(steps_plain, 1e-9), "seconds": seconds / max(seconds_plain, 1e-9)}
+        out["on_the_way"][f"{share:.0%}"] = {"loss": loss, **ratios}
     return out
 
 
@@ -253,16 +274,19 @@ def networks(settings: Settings, repeats: int) -> dict[str, Any]:
     return out
 
 
+def _over_seeds(ratios: list[float]) -> dict[str, float]:
+    mean = math.exp(statistics.fmean(math.log(max(r, 1e-9)) for r in ratios))
+    return {"mean": mean, "low": min(ratios), "high": max(ratios)}
+
+
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Ratios partial / plain over the seeds: geometric mean, least and largest."""
     out: dict[str, Any] = {"seeds": len(rows)}
     for name in ("ratio_step", "ratio_steps", "ratio_target"):
-        ratios = [max(row[name], 1e-9) for row in rows]
-        out[name] = {
-            "mean": math.exp(statistics.fmean(math.log(r) for r in ratios)),
-            "low": min(ratios),
-            "high": max(ratios),
-        }
+        out[name] = _over_seeds([row[name] for row in rows])
+    out["on_the_way"] = {
+        share: _over_seeds([row["on_the_way"][share]["seconds"] for row in rows]) for share in rows[0]["on_the_way"]
+    }
     turns = sorted(ratio for row in rows for ratio in row["ratio_step_by_turn"])
     out["ratio_step_by_turn"] = {
         "median": statistics.median(turns),
@@ -327,31 +351,32 @@ def show(data: dict[str, Any]) -> None:
         a, b = (alone[body][figure] * scale for body in BODIES)
         print(f"{label:34s}{a:12.2f}{b:12.2f}{a / b:8.3f}")
     print(f"multiply-adds of the extractor: {alone['extractor']['multiply_adds'] / 1e6:.0f} millions")
-    for label, name in (
-        ("time of a whole step", "ratio_step"),
-        ("steps to the target", "ratio_steps"),
-        ("time to the target", "ratio_target"),
-    ):
-        r = total[name]
+    lines = [
+        ("time of a whole step", total["ratio_step"]),
+        ("steps to the target", total["ratio_steps"]),
+        ("time to the target", total["ratio_target"]),
+        *((f"time for {share} of the way", r) for share, r in total["on_the_way"].items()),
+    ]
+    for label, r in lines:
         bounds = f"{r['low']:.3f} .. {r['high']:.3f}, {total['seeds']} seeds"
-        print(f"partial / plain, {label:22s}{r['mean']:.3f}  ({bounds})")
+        print(f"partial / plain, {label:24s}{r['mean']:.3f}  ({bounds})")
     r = total["ratio_step_by_turn"]
-    print(f"partial / plain, step, by turn     {r['median']:.3f}  ({r['p10']:.3f} .. {r['p90']:.3f}, middle 80 %)")
+    print(f"partial / plain, step, by turn       {r['median']:.3f}  ({r['p10']:.3f} .. {r['p90']:.3f}, middle 80 %)")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="one seed, a few steps, under a minute")
     args = parser.parse_args()
     # Processor time is time only where one thread works.
     torch.set_num_threads(1)
     steps, seeds, judged = (20, 1, 2) if args.quick else (args.steps, args.seeds, 16)
-    plan = Plan(Settings(steps=steps, batch=args.batch, adversarial_weight=0.0), every=10 if args.quick else 20)
+    plan = Plan(Settings(steps=steps, batch=args.batch, adversarial_weight=0.0), every=10 if args.quick else 40)
     data = measured(split.make(args.images, 16 if args.quick else 256, judged), plan, seeds)
     show(data)
     if args.json:

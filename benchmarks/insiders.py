@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 from benchmarks.attacks import jpeg
+from medprov_sdk.verifier import HOPELESS
 from medprov_watermark import carriers as cr
 from medprov_watermark import coupling, tuning
 from medprov_watermark.coupling import Frozen
-from medprov_watermark.detection import NOTHING, THRESHOLD, pilot_score
+from medprov_watermark.detection import NOTHING, pilot_score
 from medprov_watermark.errors import AlreadyMarkedError, EmbedError, RestoreError
 from medprov_watermark.extractor import Reader, working_picture
 from medprov_watermark.geometry import ALL
@@ -157,8 +158,8 @@ def reading(software: Software, picture: Picture, owner: Payload, known: Sequenc
     dict
         pilots : their score; present : whether they count as a mark; payload : "owner", "known" (of `known`, but not
         the owner's), "other" or None, read blindly; verifier : the same with list decoding, which a verifier asks
-        where the pilots are there; codeword : the same by list decoding alone, whatever the pilots say; bits : share
-        of the owner's 128 bits with the right sign.
+        where the pilots are there or nearly so; codeword : the same by list decoding alone, whatever the pilots say;
+        bits : share of the owner's 128 bits with the right sign.
     """
 
     def who(payload: Payload | None) -> str | None:
@@ -169,7 +170,7 @@ def reading(software: Software, picture: Picture, owner: Payload, known: Sequenc
     found, answers = software.marker.extract(picture, search=False), software.answers(picture)
     soft = answers[: cr.CODE]
     codeword = named(soft, known)
-    listed = codeword if found.presence >= THRESHOLD else None
+    listed = codeword if found.present or found.false_alarm <= HOPELESS else None
     return {
         "pilots": float(pilot_score(answers[None], software.carriers)[0]),
         "present": found.present,

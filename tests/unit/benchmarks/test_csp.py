@@ -98,6 +98,15 @@ def test_the_target_is_met_between_two_validations() -> None:
         csp.reached(curve, 0.3)
 
 
+def test_bodies_are_compared_on_the_way_too() -> None:
+    slow = [csp.Point(i, 2.0 * i, 0.8 * 0.5 ** (i / 4), 0.9) for i in range(9)]
+    quick = [csp.Point(i, 1.0 * i, 0.8 * 0.5 ** (i / 4), 0.9) for i in range(9)]
+    row = csp.compared(0, {"partial": quick, "plain": slow}, {"partial": [1.0] * 8, "plain": [2.0] * 8})
+    assert row["ratio_steps"] == 1 and row["ratio_step"] == row["ratio_target"] == 0.5
+    assert row["on_the_way"]["50%"] == {"loss": pytest.approx(0.4), "steps": 1, "seconds": 0.5}
+    assert csp.summary([row, row])["on_the_way"]["25%"]["mean"] == pytest.approx(0.5)
+
+
 def test_multiply_adds_are_counted_by_hand() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(3, 1, 1))
     assert csp.multiply_adds(network, torch.zeros(1, 2, 4, 5)) == {"0": 2 * 3 * 9 * 20, "2": 3 * 20}
