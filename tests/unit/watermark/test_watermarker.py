@@ -28,6 +28,8 @@ from medprov_watermark.payload import Payload, commitment
 from medprov_watermark.watermarker import DualWatermarker, Marked, Samples, psnr, salted
 from medprov_watermark.weights import Release
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 def correct_or_refused(wm: DualWatermarker, cover: Samples, payload: Payload) -> None:
     """A picture is marked so that all is right, or refused with one clear line."""
