@@ -103,15 +103,11 @@ def payload() -> Payload:
     return PAYLOAD
 
 
-QUICK_ROUNDS = 3
-"""Trials of the closed loop where a test asks only for a mark, not for the quietest one."""
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
-    """A short closed loop."""
+    """A short closed loop, where a test asks only for a mark and not for the quietest one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "tune", partial(tuning.tune, rounds=QUICK_ROUNDS))
+        patch.setattr(tuning, "tune", partial(tuning.tune, rounds=3))
         yield
 
 
@@ -187,11 +183,11 @@ class Cases(dict[str, Case]):
         return _case(self.wm, make_phantom(256, 256, seed=5), (0, 255), roi=roi)
 
 
-@pytest.fixture(scope="session")
-def cases(wm: DualWatermarker) -> Cases:
+@pytest.fixture(scope="module")
+def cases(wm: DualWatermarker, quick: None) -> Cases:
     return Cases(wm)
 
 
-@pytest.fixture(scope="session", params=["grey", "odd", "colour", "deep", "region"])
+@pytest.fixture(scope="module", params=["grey", "odd", "colour", "deep", "region"])
 def case(request: pytest.FixtureRequest, cases: Cases) -> Case:
     return cases[request.param]

@@ -115,20 +115,59 @@ def test_around_a_window_lies_its_mean(picture: torch.Tensor) -> None:  # type: 
         assert around.mean().item() == pytest.approx(one[kept].mean().item(), abs=0.5)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_what_is_misplaced_comes_back(picture: torch.Tensor, seed: int) -> None:  # type: ignore[name-defined]
-    random.seed(seed)
+def misplaced_kinds(picture: torch.Tensor, draws: int) -> list[str]:  # type: ignore[name-defined]
+    """Misplace a smooth picture and bring it back; returns what was seen of windows, angles and mirrors."""
     smooth = attacks.gaussian_blur(attacks.gaussian_blur(picture, 7, 3.0), 7, 3.0)
-    name, moved, back = attacks.misplaced(smooth)
-    returned = back(moved[:, 0])
-    side = picture.shape[2]
-    if name == "search: window":
-        shown = returned != 0
-        assert shown.float().mean() > 0.3
-        assert torch.equal(returned[shown], smooth[:, 0][shown])
-    else:
-        middle = slice(side // 2 - side // 6, side // 2 + side // 6)
-        assert (returned - smooth[:, 0])[:, middle, middle].abs().mean() < 2.0
+    side, kinds = picture.shape[2], []
+    offset = torch.arange(side) - side / 2 + 0.5
+    disc = offset[:, None] ** 2 + offset**2 < (side / 2 - 2) ** 2
+    for _ in range(draws):
+        name, moved, back = attacks.misplaced(smooth)
+        returned = back(moved[:, 0])
+        assert moved.shape == smooth.shape
+        assert returned.shape == smooth[:, 0].shape
+        assert not torch.equal(moved, smooth)
+        if name == "search: window":
+            shown = returned != 0
+            assert shown.float().mean() > 0.3
+            assert torch.equal(returned[shown], smooth[:, 0][shown])
+            kinds.append(name)
+        else:
+            assert name == "search: angle"
+            assert (returned - smooth[:, 0])[:, disc].abs().mean() < 2.0
+            # A mirror is the only thing that a turn alone cannot undo.
+            turns = torch.arange(0.0, 360.0, 3.0)
+            errors = []
+            for angle in turns.tolist():
+                one = torch.full((len(smooth),), -angle)
+                upright = attacks.warp(moved, one, torch.ones_like(one), torch.zeros(len(smooth), 2))
+                errors.append((upright - smooth)[:, 0, disc].abs().mean().item())
+            kinds.append("mirrored" if min(errors) > 4.0 else "turned")
+    return kinds
+
+
+def test_what_is_misplaced_comes_back(picture: torch.Tensor) -> None:  # type: ignore[name-defined]
+    kinds = misplaced_kinds(picture, 24)
+    assert set(kinds) == {"search: window", "mirrored", "turned"}
+    assert kinds.count("search: window") == pytest.approx(0.6 * 24, abs=8)
+
+
+def test_gradients_flow_back_from_where_a_picture_was_misplaced_to(picture: torch.Tensor) -> None:  # type: ignore[name-defined]
+    for _ in range(6):
+        x = picture.clone().requires_grad_()
+        _, moved, back = attacks.misplaced(x)
+        back(moved[:, 0]).square().sum().backward()
+        assert torch.isfinite(x.grad).all()
+        assert (x.grad != 0).float().mean() > 0.3
+
+
+def test_turning_and_turning_back_loses_the_corners_alone(picture: torch.Tensor) -> None:  # type: ignore[name-defined]
+    smooth = attacks.gaussian_blur(picture, 7, 3.0)
+    back = attacks.rotate_and_back(smooth, 30.0)
+    offset = torch.arange(SIDE) - SIDE / 2 + 0.5
+    disc = offset[:, None] ** 2 + offset**2 < (SIDE / 2 - 2) ** 2
+    assert (back - smooth)[..., disc].abs().mean() < 2.0
+    assert (back[..., 0, 0] == 0).all()
 
 
 def test_salt_and_pepper_hits_its_share() -> None:
@@ -157,6 +196,30 @@ def test_random_attacks_stay_finite_in_range_and_differ(picture: torch.Tensor, s
         assert torch.isfinite(x.grad).all()
         seen.add(out.detach().numpy().tobytes())
     assert len(seen) > 25
+
+
+def test_every_attack_is_drawn_and_named_and_gives_whole_grey_values(picture: torch.Tensor) -> None:  # type: ignore[name-defined]
+    names = set()
+    for _ in range(250):
+        name, out = attacks.random_attack(picture[:1], 1.0, 0.5)
+        names.add(name)
+        torch.testing.assert_close(out, out.round(), atol=1e-4, rtol=0)
+    assert names == {
+        *("jpeg", "webp", "jpeg 2000", "gaussian", "speckle", "poisson", "salt and pepper", "blur", "mean", "median"),
+        *("equalise", "gamma", "brightness", "contrast", "crop", "blackout", "rotation", "rescale"),
+    }
+    assert {attacks.random_attack(picture, 0.0, 1.0)[0] for _ in range(5)} == {"none"}
+
+
+def test_a_stronger_attack_costs_more(picture: torch.Tensor) -> None:  # type: ignore[name-defined]
+    losses = []
+    for strength in (0.0, 1.0):
+        random.seed(1)
+        torch.manual_seed(1)
+        errors = [(attacks._compress(picture, strength)[1] - picture).abs().mean().item() for _ in range(25)]
+        errors += [(attacks._noise(picture, strength)[1] - picture).abs().mean().item() for _ in range(25)]
+        losses.append(sum(errors))
+    assert losses[1] > 1.3 * losses[0]
 
 
 def test_the_seed_decides(picture: torch.Tensor) -> None:  # type: ignore[name-defined]

@@ -24,7 +24,11 @@ from medprov_watermark.weights import load_release  # noqa: E402
 @pytest.fixture(scope="module")
 def model(tiny: Settings) -> Model:
     torch.manual_seed(5)
-    return Model(tiny).eval()
+    made = Model(tiny).eval()
+    with torch.no_grad():  # what training changes, so that no parameter may be left out of the files
+        for parameter in made.parameters():
+            parameter.add_(0.2 * torch.rand_like(parameter) - 0.1)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,9 @@ def test_the_released_extractor_answers_as_the_trained_one(model: Model, written
     with torch.no_grad():
         batch = torch.from_numpy(pictures)[:, None]
         answers, parts = model.extractor(batch).numpy(), model.extractor.coefficients(batch).numpy()
+        white = model.extractor.white(batch).numpy()
+    np.testing.assert_allclose(release.extractor.white(pictures), white, atol=1e-3)
+    assert np.ptp(release.extractor.frequency) > 0.1
     spread = np.sqrt(np.mean(parts[:, cr.WRITTEN :] ** 2, axis=(1, 2)))[:, None]
     reader = Reader(release.extractor, cr.derive())
     np.testing.assert_allclose(reader(pictures), answers[:, : cr.WRITTEN] / spread, atol=1e-3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +73,44 @@ def test_a_checkpoint_continues_where_it_stood(
         runs.append(timeless(other.step()))
     assert runs[0] == runs[1]
     assert runs[0]["step"] == 2
+
+
+def test_a_checkpoint_holds_optimisers_adversary_and_accuracies(
+    pictures: torch.Tensor, tiny: Settings, tmp_path: Path
+) -> None:  # type: ignore[name-defined]
+    contested = replace(tiny, adversarial_from=0.0)
+    first = Trainer(pictures, contested, CPU)
+    first.step()
+    first.save(tmp_path / "checkpoint.pt")
+    other = Trainer(pictures, replace(contested, seed=4), CPU)
+    other.resume(tmp_path / "checkpoint.pt")
+    assert other.accuracy_after == first.accuracy_after != {}
+    for mine, theirs in ((first.optimiser, other.optimiser), (first.adversary, other.adversary)):
+        moments, again = mine.state_dict()["state"], theirs.state_dict()["state"]
+        assert moments.keys() == again.keys() != set()
+        assert all(torch.equal(moments[k]["exp_avg"], again[k]["exp_avg"]) for k in moments)
+    for name, part in first.discriminator.state_dict().items():
+        assert torch.equal(other.discriminator.state_dict()[name], part), name
+
+
+def test_a_request_to_end_leaves_a_checkpoint(pictures: torch.Tensor, tiny: Settings, tmp_path: Path) -> None:  # type: ignore[name-defined]
+    trainer = Trainer(pictures, replace(tiny, steps=1000), CPU)
+    before = signal.getsignal(signal.SIGTERM)
+    run(trainer, tmp_path, report=lambda figures: os.kill(os.getpid(), signal.SIGTERM), every=2)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert 2 <= trainer.progress.step < 5
+    again = Trainer(pictures, replace(tiny, steps=1000), CPU)
+    again.resume(tmp_path / loop.CHECKPOINT)
+    assert again.progress == trainer.progress
+
+
+def test_every_network_learns_from_a_step(pictures: torch.Tensor, tiny: Settings) -> None:  # type: ignore[name-defined]
+    trainer = Trainer(pictures, replace(tiny, adversarial_from=0.0), CPU)
+    parts = {"model": trainer.model, "discriminator": trainer.discriminator}
+    before = {(name, key): value.clone() for name, part in parts.items() for key, value in part.named_parameters()}
+    trainer.step()
+    for (name, key), value in before.items():
+        assert not torch.equal(dict(parts[name].named_parameters())[key], value), (name, key)
 
 
 def test_a_start_from_a_release_begins_at_the_end_of_the_curriculum(trainer: Trainer, tmp_path: Path) -> None:
