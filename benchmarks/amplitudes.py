@@ -29,7 +29,8 @@ from medprov_watermark.payload import Payload, encode
 from medprov_watermark.watermarker import psnr
 from medprov_watermark.weights import Release, load_release
 
-UNIFORM = np.full(cr.WRITTEN, len(tuning.LEVELS) // 2, np.uint8)
+_MIDDLE = len(tuning.LEVELS) // 2
+UNIFORM = np.full(cr.CODE, _MIDDLE, np.uint8), cr.PILOTS * int(tuning.LEVELS[_MIDDLE])
 DRAW = 777
 """Which noise, windows and angles decide; the loop counts its own from 0."""
 _release: Release | None = None
@@ -46,16 +47,16 @@ def measure(sample: images.Sample) -> dict[str, Any]:
     payload = Payload(perceptual_hash(sample.image), b"\x5a\x01\x7e\xc3")
     signs = np.concatenate([encode(payload), reader.carriers.pilot_signs]).astype(np.int8)
 
-    def marked(codes: NDArray[np.uint8], gain: int) -> NDArray[np.uint8]:
+    def marked(codes: NDArray[np.uint8], pilots: int, gain: int) -> NDArray[np.uint8]:
         frozen = Frozen(gain, 0, 0, (0, 255), None, None, reader.carriers)
-        return forward(grey, tuning.values_of(codes, signs), network, frozen).picture.astype(np.uint8)
+        return forward(grey, tuning.values_of(codes, pilots, signs), network, frozen).picture.astype(np.uint8)
 
     def survived(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
         return tuning.survived(reader(*battery.seen(picture, DRAW)), signs, spare=0.0)
 
     row: dict[str, Any] = {"modality": sample.modality, "image": sample.name, "size": sample.size}
     tuned = tuning.tune(grey, signs, network, reader)
-    picture = marked(tuned.codes, tuned.gain)
+    picture = marked(tuned.codes, tuned.pilots, tuned.gain)
     wanted = survived(picture)
     row |= {"attacks": len(wanted), "survived": int(wanted.sum()), "tuned": None, "uniform": None}
     if not wanted[0]:
@@ -63,14 +64,14 @@ def measure(sample: images.Sample) -> dict[str, Any]:
     row["tuned"] = psnr(grey, picture, 255)
 
     def enough(gain: int) -> bool:
-        return bool((survived(marked(UNIFORM, gain)) | ~wanted).all())
+        return bool((survived(marked(*UNIFORM, gain)) | ~wanted).all())
 
     low, high = 0, 20000
     if enough(high):
         while high - low > max(1, low // 50):
             middle = (low + high) // 2
             low, high = (low, middle) if enough(middle) else (middle, high)
-        row["uniform"] = psnr(grey, marked(UNIFORM, high), 255)
+        row["uniform"] = psnr(grey, marked(*UNIFORM, high), 255)
     return row
 
 

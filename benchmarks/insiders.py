@@ -159,7 +159,7 @@ def reading(software: Software, picture: Picture, owner: Payload, known: Sequenc
         pilots : their score; present : whether they count as a mark; payload : "owner", "known" (of `known`, but not
         the owner's), "other" or None, read blindly; verifier : the same with list decoding, which a verifier asks
         where the pilots are there or nearly so; codeword : the same by list decoding alone, whatever the pilots say;
-        bits : share of the owner's 128 bits with the right sign.
+        bits : share of the owner's code bits with the right sign.
     """
 
     def who(payload: Payload | None) -> str | None:

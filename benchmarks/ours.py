@@ -12,7 +12,7 @@ from medprov_watermark.errors import EmbedError
 from medprov_watermark.payload import DATA_BYTES, Payload
 from medprov_watermark.watermarker import DualWatermarker, Extraction, Integrity, Marked, Samples
 
-NAME = "medprov"
+NAME, QUICK = "medprov", "medprov quick"
 
 
 def payload_of(bits: Bits) -> Payload:
@@ -32,10 +32,11 @@ class Medprov:
     watermarker: DualWatermarker
     name: str = NAME
     bits: int = 8 * DATA_BYTES
+    quick: bool = False
 
     def mark(self, image: Picture, bits: Bits) -> Picture:
         try:
-            return np.asarray(self.watermarker.mark(image, payload_of(bits)).image, np.uint8)
+            return np.asarray(self.watermarker.mark(image, payload_of(bits), quick=self.quick).image, np.uint8)
         except EmbedError as error:
             raise RefusedError(str(error)) from error
 

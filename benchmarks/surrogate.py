@@ -83,7 +83,7 @@ class Pairs:
 
 def quickly_marked(software: Software, cover: Picture, payload: Payload) -> Picture:
     """W1 with equal amplitudes at PAIRS_DB, without the loop of `mark`."""
-    values = tuning.values_of(np.full(cr.WRITTEN, 4, np.uint8), software.signs(payload))
+    values = 4 * software.signs(payload).astype(np.int64)
 
     def at(gain: int) -> NDArray[np.int32]:
         frozen = Frozen(gain, 0, 0, (0, 255), None, None, software.carriers)

@@ -73,6 +73,7 @@ class _Desk:
     wraps: bundle.WrapFolder
     policy: Mapping[str, Any]
     regions: Chooser
+    quick: bool
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def mark_files(
     make_folders: bool = False,
     roi: Order | None = None,
     refused: Refused | None = None,
+    quick: bool = False,
 ) -> list[MarkResult]:
     """Mark pictures for one hospital as one batch.
 
@@ -127,6 +129,8 @@ def mark_files(
         Regions of interest; None leaves them out of account.
     refused : callable or None
         Takes each picture whose region of interest is refused; the others are marked. None: the first one stops all.
+    quick : bool
+        Tune the marks in less time, see :meth:`medprov_watermark.watermarker.DualWatermarker.mark`.
 
     Returns
     -------
@@ -154,7 +158,8 @@ def mark_files(
             held, wraps = HeldFolder(house.state / HELD), bundle.WrapFolder(house.state / WRAPS)
             regions = Chooser(roi or Order())
             about = dict(policy or {})
-            desk = _Desk(config, house, account, reader, ledger, watermarker, outbox, held, wraps, about, regions)
+            parts = (config, house, account, reader, ledger, watermarker, outbox, held, wraps, about, regions, quick)
+            desk = _Desk(*parts)
             return _mark_all(desk, jobs, say, make_folders, refused)
         finally:
             outbox.close()
@@ -280,6 +285,7 @@ def _mark(desk: _Desk, source: Path, pixels: Pixels, item: Item, region: Chosen)
             padding=pixels.padding,
             roi=region.mask,
             roi_mode=region.mode,
+            quick=desk.quick,
         )
     except AlreadyMarkedError:
         who = marked_by(pixels.array, desk.watermarker, desk.ledger, desk.config)

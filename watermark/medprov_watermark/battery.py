@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +19,13 @@ from PIL import Image, ImageFilter
 from medprov_watermark.carriers import SIZE
 from medprov_watermark.extractor import F32, grey_picture, working_picture
 from medprov_watermark.synchronisation import framed
+from medprov_watermark.workers import each
 
 Grey = NDArray[np.uint8]
 Seen = tuple[F32, NDArray[np.bool_]]
 _SEED = 20261120
+FLOOR, LEAST_SIMILAR = 44.5, 0.97
+"""PSNR (dB) and SSIM below which parts of the battery are given up rather than quality."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,23 @@ class Attack:
     reserve : float
         Bits by which the codeword shall fit better than needed: more where chance has a part in the attack.
     score : float
-        Pilot score that is asked for; a window must be found among more places than an upright picture.
+        Pilot score that is asked for, so that the place is found.
+    tries : float
+        Among about how many orientations, angles or places it must be found.
     repeats : float
         Which share of what the attack does to a carrier comes back when it is repeated on a slightly other picture.
+    floor, similar : float
+        PSNR (dB) and SSIM below which the attack is given up rather than quality.
     """
 
     name: str
     seen: Callable[[Grey, np.random.Generator], Seen]
     reserve: float
     score: float
+    tries: float
     repeats: float
+    floor: float = FLOOR
+    similar: float = LEAST_SIMILAR
 
 
 def codec(picture: Grey, name: str, **options: object) -> Grey:
@@ -106,9 +114,9 @@ def _noisy(picture: Grey, deviation: F32 | float, rng: np.random.Generator) -> G
     return np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8)
 
 
-def gaussian(picture: Grey, rng: np.random.Generator) -> Grey:
-    """Gaussian noise of five per cent of the range."""
-    return _noisy(picture, 12.75, rng)
+def gaussian(picture: Grey, deviation: float, rng: np.random.Generator) -> Grey:
+    """Gaussian noise of a standard deviation in grey levels."""
+    return _noisy(picture, deviation, rng)
 
 
 def speckle(picture: Grey, rng: np.random.Generator) -> Grey:
@@ -159,36 +167,47 @@ def halved(picture: Grey) -> Grey:
     return np.asarray(Image.fromarray(picture).reduce(2))
 
 
-_UPRIGHT, _TURNED, _WINDOW = 7.6, 8.0, 9.0
-_SURE, _CHANCY = 3.0, 5.0
+_UPRIGHT, _TURNED, _WINDOW = (5.5, 8.0), (6.5, 2e3), (7.5, 1e6)
+_SURE, _CHANCY = 10.0, 14.0
 _STEADY, _CODEC, _RANDOM = 0.95, 0.5, 0.0
+_MUST = 43.0, 0.96
+_LUXURY = 46.5, 0.99
+"""Quality that is given away for what every picture meets, and not for what spoils the picture itself."""
 
 ATTACKS: tuple[Attack, ...] = (
-    Attack("none", lambda p, r: whole(p), _SURE, _UPRIGHT, _STEADY),
-    Attack("jpeg 50", lambda p, r: whole(jpeg(p, 50)), _SURE, _UPRIGHT, _CODEC),
-    Attack("jpeg 28", lambda p, r: whole(jpeg(p, 28)), _SURE, _UPRIGHT, _CODEC),
-    Attack("webp 50", lambda p, r: whole(codec(p, "WEBP", quality=50)), _SURE, _UPRIGHT, _CODEC),
+    Attack("none", lambda p, r: whole(p), _SURE, *_UPRIGHT, _STEADY, *_MUST),
+    Attack("jpeg 50", lambda p, r: whole(jpeg(p, 50)), _SURE, *_UPRIGHT, _CODEC, *_MUST),
+    Attack("jpeg 28", lambda p, r: whole(jpeg(p, 28)), _SURE, *_UPRIGHT, _CODEC),
+    Attack("webp 50", lambda p, r: whole(codec(p, "WEBP", quality=50)), _SURE, *_UPRIGHT, _CODEC),
     Attack(
         "jpeg 2000",
         lambda p, r: whole(codec(p, "JPEG2000", quality_mode="rates", quality_layers=[20], irreversible=True)),
         _SURE,
-        _UPRIGHT,
+        *_UPRIGHT,
         _CODEC,
     ),
-    Attack("blur", lambda p, r: whole(blur(p)), _SURE, _UPRIGHT, _STEADY),
-    Attack("median", lambda p, r: whole(median(p)), _SURE, _UPRIGHT, _STEADY),
-    Attack("equalise", lambda p, r: whole(equalise(p)), _SURE, _UPRIGHT, _STEADY),
-    Attack("darker", lambda p, r: whole(tone(p, 1, -50)), _SURE, _UPRIGHT, _STEADY),
-    Attack("brighter", lambda p, r: whole(tone(p, 1, 50)), _SURE, _UPRIGHT, _STEADY),
-    Attack("contrast", lambda p, r: whole(tone(p, 1.49, 0)), _SURE, _UPRIGHT, _STEADY),
-    Attack("gaussian", lambda p, r: whole(gaussian(p, r)), _CHANCY, _UPRIGHT, _RANDOM),
-    Attack("speckle", lambda p, r: whole(speckle(p, r)), _CHANCY, _UPRIGHT, _RANDOM),
-    Attack("impulses", lambda p, r: whole(impulses(p, r)), _CHANCY, _UPRIGHT, _RANDOM),
-    Attack("half size", lambda p, r: whole(jpeg(halved(p), 80)), _SURE, _UPRIGHT, _STEADY),
-    Attack("blackout", lambda p, r: whole(blackout(p, 0.25, r)), _CHANCY, _UPRIGHT, _RANDOM),
-    Attack("turned", lambda p, r: turned(p, float(r.uniform(5, 45))), _CHANCY, _TURNED, _CODEC),
-    Attack("window", lambda p, r: window(p, 0.5, r), _CHANCY, _WINDOW, _RANDOM),
+    Attack("blur", lambda p, r: whole(blur(p)), _SURE, *_UPRIGHT, _STEADY, *_MUST),
+    Attack("median", lambda p, r: whole(median(p)), _SURE, *_UPRIGHT, _STEADY, *_MUST),
+    Attack("equalise", lambda p, r: whole(equalise(p)), _SURE, *_UPRIGHT, _STEADY, *_MUST),
+    Attack("darker", lambda p, r: whole(tone(p, 1, -50)), _SURE, *_UPRIGHT, _STEADY),
+    Attack("brighter", lambda p, r: whole(tone(p, 1, 50)), _SURE, *_UPRIGHT, _STEADY, *_MUST),
+    Attack("contrast", lambda p, r: whole(tone(p, 1.49, 0)), _SURE, *_UPRIGHT, _STEADY),
+    Attack("gaussian", lambda p, r: whole(gaussian(p, 12.75, r)), _CHANCY, *_UPRIGHT, _RANDOM),
+    Attack("speckle", lambda p, r: whole(speckle(p, r)), _CHANCY, *_UPRIGHT, _RANDOM),
+    Attack("impulses", lambda p, r: whole(impulses(p, r)), _CHANCY, *_UPRIGHT, _RANDOM),
+    Attack("half size", lambda p, r: whole(jpeg(halved(p), 80)), _SURE, *_UPRIGHT, _STEADY, *_MUST),
+    Attack("blackout", lambda p, r: whole(blackout(p, 0.25, r)), _CHANCY, *_UPRIGHT, _RANDOM),
+    Attack("turned", lambda p, r: turned(p, float(r.uniform(5, 45))), _CHANCY, *_TURNED, _CODEC),
+    Attack("window", lambda p, r: window(p, 0.5, r), _CHANCY, *_WINDOW, _RANDOM),
+    Attack("strong gaussian", lambda p, r: whole(gaussian(p, 25, r)), _CHANCY, *_UPRIGHT, _RANDOM, *_LUXURY),
+    Attack("small window", lambda p, r: window(p, 0.4, r), _CHANCY, *_WINDOW, _RANDOM, *_LUXURY),
 )
+
+
+QUICK: tuple[int, ...] = tuple(
+    k for k, attack in enumerate(ATTACKS) if attack.name in ("none", "jpeg 28", "gaussian", "window")
+)
+"""The attacks that say most in little time."""
 
 
 def whole(picture: Grey) -> Seen:
@@ -216,7 +235,5 @@ def seen(picture: Grey, draw: int = 0, tried: Iterable[int] = range(len(ATTACKS)
     def one(which: int) -> Seen:
         return ATTACKS[which].seen(picture, np.random.default_rng([_SEED, draw, which]))
 
-    # Codecs and NumPy let go of the interpreter.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = list(pool.map(one, (int(k) for k in tried)))
+    parts = each(one, [int(k) for k in tried])
     return np.stack([p for p, _ in parts]), np.stack([s for _, s in parts])

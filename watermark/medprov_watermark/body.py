@@ -1,12 +1,13 @@
 """The body of W2: what restoration and verification need, as bytes.
 
-Layout, big-endian (version 1)::
+Layout, big-endian (version 2)::
 
     1   version
     1   flags: 1 = long form, 2 = signed, 4 = region map
     12  payload
     2   base (see :class:`medprov_watermark.coupling.Frozen`)
-    72  amplitude codes of the 192 written carriers, three bits each
+    2   sum of the pilots' amplitudes, in quarters
+    104 amplitude codes of the 416 code carriers, two bits each
     4   cover check: first bytes of SHA3-256 of the content hash of the cover
     var exceptions: count as LEB128, then if any one byte Rice parameter and the Rice-coded gaps, padded with zeros
     var region map, see :mod:`medprov_watermark.region`   (region map)
@@ -14,9 +15,8 @@ Layout, big-endian (version 1)::
     65  signature                                  (signed)
     8   mark check: first bytes of SHA3-256 of the settings, all the above, and the content hash of I1
 
-The header of the frame holds gain, shift, legal range, padding value, block map and model. Where it holds a block map,
-W1 leaves the cells of the region map alone (all pixels of the blocks, where the body has no region map); where it holds
-none, W1 is attenuated there.
+The header of the frame holds gain, shift, legal range, padding value, block map and model. With a block map, W1 leaves
+the cells of the region map alone; without one, it is attenuated there.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from medprov_watermark import carriers as cr
 from medprov_watermark import region as regions
 from medprov_watermark.payload import Payload
 
-VERSION = 1
+VERSION = 2
 MARK_CHECK = 8
 COVER_CHECK = 4
 SIGNATURE = 65
 _LONG, _SIGNED, _REGION = 1, 2, 4
-_CODE_BITS = 3
-_FIXED = struct.Struct(">BB12sH72s4s")
+_CODE_BITS = 2
+_FIXED = struct.Struct(f">BB12sHH{cr.CODE * _CODE_BITS // 8}s4s")
 _MAX_RICE = 30
 
 
@@ -54,7 +54,8 @@ class Body:
     ----------
     payload : Payload
     base : int
-    codes : uint8 array (WRITTEN,)
+    pilots : int
+    codes : uint8 array (CODE,)
     cover_check : bytes
     exceptions : int64 array (n,)
     cover_hash : bytes or None
@@ -66,6 +67,7 @@ class Body:
 
     payload: Payload
     base: int
+    pilots: int
     codes: NDArray[np.uint8]
     cover_check: bytes
     exceptions: NDArray[np.int64]
@@ -81,7 +83,7 @@ class Body:
             flags, area = flags | _REGION, regions.pack(self.region)
         bits = np.unpackbits(self.codes.astype(np.uint8)[:, None], axis=1)[:, -_CODE_BITS:]
         packed = np.packbits(bits).tobytes()
-        head = _FIXED.pack(VERSION, flags, self.payload.data, self.base, packed, self.cover_check)
+        head = _FIXED.pack(VERSION, flags, self.payload.data, self.base, self.pilots, packed, self.cover_check)
         return head + pack_positions(self.exceptions) + area + (self.cover_hash or b"")
 
     def pack(self, settings: bytes, marked_hash: bytes) -> bytes:
@@ -135,7 +137,7 @@ def parse(data: bytes) -> tuple[Body, bytes, bytes]:
     if len(data) < _FIXED.size + 1 + MARK_CHECK:
         raise BodyError(f"{len(data)} bytes are too few")
     raw, check = data[:-MARK_CHECK], data[-MARK_CHECK:]
-    version, flags, payload, base, packed, cover_check = _FIXED.unpack_from(raw)
+    version, flags, payload, base, pilots, packed, cover_check = _FIXED.unpack_from(raw)
     if version != VERSION or flags & ~(_LONG | _SIGNED | _REGION):
         raise BodyError(f"version {version}, flags {flags} are not known")
     exceptions, place = unpack_positions(raw, _FIXED.size)
@@ -151,9 +153,9 @@ def parse(data: bytes) -> tuple[Body, bytes, bytes]:
         signature, place = raw[place : place + SIGNATURE], place + SIGNATURE
     if place != len(raw):
         raise BodyError(f"{len(raw)} bytes where {place} are meant")
-    bits = np.unpackbits(np.frombuffer(packed, np.uint8)).reshape(cr.WRITTEN, _CODE_BITS)
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8)).reshape(cr.CODE, _CODE_BITS)
     codes = np.packbits(np.pad(bits, ((0, 0), (8 - _CODE_BITS, 0))), axis=1)[:, 0]
-    body = Body(Payload.from_data(payload), base, codes, cover_check, exceptions, cover_hash, signature, region)
+    body = Body(Payload.from_data(payload), base, pilots, codes, cover_check, exceptions, cover_hash, signature, region)
     if body.unsigned() + (signature or b"") != raw:
         raise BodyError("the bytes are not in their one canonical form")
     return body, raw, check

@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIZE = 256
-CODE = 128
-PILOTS = 64
-NULLS = 64
+CODE = 416
+PILOTS = 104
+NULLS = 145
 WRITTEN = CODE + PILOTS
 TOTAL = WRITTEN + NULLS
 BAND = (12, 68)
@@ -39,10 +39,10 @@ DCT_BITS = 14
 MIN_KEY = 16
 """Least length of a consortium key, bytes."""
 
-COEFFICIENTS = 13
+COEFFICIENTS = 5
 """Coefficients of one carrier."""
 
-_SEED = b"medprov carriers 1"
+_SEED = b"medprov carriers 2"
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,8 @@ the padding value, stay as they are and are listed as exceptions.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +21,7 @@ from numpy.typing import NDArray
 from medprov_watermark import carriers as cr
 from medprov_watermark.coupling_network import FIELD_BITS, CouplingNetwork
 from medprov_watermark.resample import TABLE_BITS, resample, table, taps
-
-A = TypeVar("A")
-B = TypeVar("B")
+from medprov_watermark.workers import each
 
 GAIN_ONE = 4096
 """Gain at which one unit of the residual field moves a sample by one (before `shift`)."""
@@ -93,14 +87,6 @@ def luminance(picture: NDArray[np.integer]) -> NDArray[np.int32]:
     return (77 * p[..., 0] + 150 * p[..., 1] + 29 * p[..., 2] + 128) >> 8
 
 
-def _each(work: Callable[[A], B], parts: Sequence[A]) -> list[B]:
-    """Results of independent pieces of work that spend their time in NumPy, which lets go of the interpreter."""
-    if len(parts) < 3:
-        return [work(part) for part in parts]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(work, parts))
-
-
 class _Canvas:
     """A picture with a border of one reflected sample, changed in place, half by half.
 
@@ -151,7 +137,7 @@ class _Canvas:
                 out.append(self._shift(rows, first, wide, sign))
             return out
 
-        return [part for parts in _each(work, bands) for part in parts]
+        return [part for parts in each(work, bands) for part in parts]
 
     def _reflect(self) -> None:
         p = self.padded
@@ -173,7 +159,7 @@ class _Canvas:
                 around[start::2, known::2] = 4 * band[1:-1, 1:-1][start::2, known::2]
             fourfold[rows] = around
 
-        _each(work, range(0, self.height, _BAND))
+        each(work, range(0, self.height, _BAND))
         small = resample(fourfold, cr.SIZE, cr.SIZE)
         mean = (small + (1 << (2 * TABLE_BITS + 1))) >> (2 * TABLE_BITS + 2)
         return np.asarray(np.clip((mean - self.frozen.base) >> self.frozen.shift, 0, 255), np.int64)

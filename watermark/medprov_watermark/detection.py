@@ -18,8 +18,11 @@ THRESHOLD = 7.2
 """Least pilot score that counts as a mark in the eight orientations, in standard deviations of an unmarked carrier."""
 FLAT = 0.5
 """A working picture whose grey values differ by less than this cannot hold a mark."""
-SURE = 14.0
-"""Pilot score at which the search over orientations stops early."""
+SURE, LIKELY = 9.0, 2
+"""Pilot score at which the search over orientations stops early, and orientations that are looked at besides."""
+DOUBT = FALSE_ALARM / 25
+"""Product of the pilots' and the codeword's chance below which a payload is believed. The two are independent on an
+unmarked picture, so their product lies below p with a probability of ``p (1 - log p)``, less than FALSE_ALARM here."""
 DEGREES, SPREAD = 400, 1.1
 """Law of the score on unmarked pictures: SPREAD times Student's t with DEGREES of freedom. The 832 coefficients of the
 null carriers would give 832 degrees if all were alike; ``benchmarks/false_alarm.py`` measures both figures, and these
@@ -97,27 +100,30 @@ def flat(picture: F32) -> bool:
 def upright(pictures: F32, reader: Reader) -> list[Detection]:
     """The orientation of each picture whose pilots answer best.
 
+    The extractor sees a picture as it stands, and the map that it gives is turned and mirrored instead, which costs a
+    twentieth of the score. It sees the picture itself in the LIKELY best orientations, unless one is SURE.
+
     Parameters
     ----------
     pictures : float32 array (B, SIZE, SIZE)
         What :func:`medprov_watermark.extractor.working_picture` gives.
-
-    Returns
-    -------
-    list of Detection
-        The picture as it stands, if that is sure; else the best of all eight orientations.
     """
     found = [NOTHING] * len(pictures)
-    waiting = [i for i, picture in enumerate(pictures) if not flat(picture)]
-    for candidates in (ALL[:1], ALL[1:]):
+    some = [i for i, picture in enumerate(pictures) if not flat(picture)]
+    if not some:
+        return found
+    order = {}
+    for i, white in zip(some, reader.extractor.white(pictures[some]), strict=True):
+        answers = reader.answers(reader.extractor.spectra(np.stack([g.undo(white) for g in ALL])))
+        scores = pilot_score(answers, reader.carriers)
+        order[i] = [ALL[k] for k in np.argsort(-scores)[:LIKELY].tolist() if k]
+        found[i] = Detection(float(scores[0]), ALL[0], answers[0, : cr.CODE])
+    for place in range(LIKELY):
+        waiting = [i for i in some if found[i].score < SURE and place < len(order[i])]
         if not waiting:
             break
-        turned = np.stack([g.undo(pictures[i]) for i in waiting for g in candidates])
-        answers = reader(turned).reshape(len(waiting), len(candidates), -1)
-        for i, own in zip(waiting, answers, strict=True):
-            scores = pilot_score(own, reader.carriers)
-            top = int(np.argmax(scores))
-            if found[i] is NOTHING or scores[top] > found[i].score:
-                found[i] = Detection(float(scores[top]), candidates[top], own[top, : cr.CODE])
-        waiting = [i for i in waiting if found[i].score < SURE]
+        answers = reader(np.stack([order[i][place].undo(pictures[i]) for i in waiting]))
+        for i, own, score in zip(waiting, answers, pilot_score(answers, reader.carriers), strict=True):
+            if score > found[i].score:
+                found[i] = Detection(float(score), order[i][place], own[: cr.CODE])
     return found

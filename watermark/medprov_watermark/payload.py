@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-import reedsolo
 from numpy.typing import NDArray
 
-from medprov_watermark.ordered_statistics import Code, chance, nearest
+from medprov_watermark import convolutional
+from medprov_watermark.chance import chance
 
 DATA_BYTES = 12
-CODE_BYTES = 16
-CODE_BITS = 8 * CODE_BYTES
+CODE_BITS = convolutional.LENGTH
 PARITY_BITS = CODE_BITS - 8 * DATA_BYTES
+"""What the code adds, the check included: one word of so many bits in ``2**PARITY_BITS`` holds a payload."""
 MAX_CHANCE = 2.0**-7
 """A codeword is accepted when at most so many words of a random code would fit the soft bits as well."""
 
@@ -25,9 +24,18 @@ LIST_FALSE_MATCH = 1e-9
 
 _ROUNDS = 6
 _HALF = DATA_BYTES // 2
-_CODEC = reedsolo.RSCodec(CODE_BYTES - DATA_BYTES)
-# Bit ``i`` of the codeword goes to place ``PLACES[i]``.
-PLACES = np.argsort(np.frombuffer(hashlib.shake_256(b"medprov interleaving 1").digest(8 * CODE_BITS), "<u8"))
+
+
+def _crc_table() -> tuple[int, ...]:
+    table = []
+    for rest in range(256):
+        for _ in range(8):
+            rest = (rest << 1 ^ (0x07 if rest & 0x80 else 0)) & 0xFF
+        table.append(rest)
+    return tuple(table)
+
+
+_CRC = _crc_table()
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Decoded:
     ----------
     payload : Payload
     corrected_bits : int
-        Codeword bits, of 128, whose sign was wrong.
+        Codeword bits whose sign was wrong.
     chance : float
         How many payloads would be expected to fit at least as well if the soft bits held none.
     """
@@ -97,23 +105,20 @@ def encode(payload: Payload) -> NDArray[np.int8]:
     """Turn a payload into its codeword.
 
     The 96 bits go through a fixed public permutation, so that two payloads with the same perceptual hash have
-    unrelated codewords; then through Reed-Solomon RS(16, 12) over GF(256) (I. Reed, G. Solomon, "Polynomial Codes over
-    Certain Finite Fields", 1960); then the 128 bits are interleaved, so that neighbours belong to different bytes.
+    unrelated codewords; eight bits of check follow, because the likeliest word after a heavy attack is often one that
+    differs in a few neighbouring bits; all go through a tail-biting convolutional code
+    (:mod:`medprov_watermark.convolutional`).
 
     Returns
     -------
     ndarray of int8
-        (128,), +1 for a bit that is set and -1 for one that is not.
+        (CODE_BITS,), +1 for a bit that is set and -1 for one that is not.
     """
-    return _spread(bytes(_CODEC.encode(_permute(payload.data))))
+    return np.asarray(_codewords([payload])[0], np.int8)
 
 
 def decode(soft: NDArray[np.floating]) -> Decoded | None:
     """Find the payload in what was read from the carriers.
-
-    The binary image of RS(16, 12) is decoded as a linear code of 96 in 128 bits with its soft bits
-    (:mod:`medprov_watermark.ordered_statistics`). Bounded-distance decoding of bytes reads nine words of ten at answers
-    of 2.35 standard deviations, this does at 1.7 (``benchmarks/decoding.py``).
 
     By itself this cannot tell noise from a mark: one word of noise in ``1 / MAX_CHANCE`` is accepted. Ask the pilots
     first, and multiply `chance` with theirs.
@@ -121,7 +126,7 @@ def decode(soft: NDArray[np.floating]) -> Decoded | None:
     Parameters
     ----------
     soft : ndarray of float
-        (128,), positive where the bit is likely set, its size the reliability. A value that is not finite says
+        (CODE_BITS,), positive where the bit is likely set, its size the reliability. A value that is not finite says
         nothing and counts as 0.
 
     Returns
@@ -140,25 +145,14 @@ def decode(soft: NDArray[np.floating]) -> Decoded | None:
     values = np.where(np.isfinite(values), values, 0.0)
     # Only the ratios count, and so the sums cannot overflow.
     values = values / max(float(np.abs(values).max()), np.finfo(np.float64).tiny)
-    signs = nearest(values, binary_code()).astype(np.int8) * 2 - 1
-    expected = float(chance(values * signs, binary_code().parity))
-    if expected > MAX_CHANCE:
+    data = convolutional.nearest(values)
+    signs = convolutional.encode(data).astype(np.int8) * 2 - 1
+    expected = float(chance(values * signs, PARITY_BITS))
+    word = np.packbits(data).tobytes()
+    if expected > MAX_CHANCE or word[DATA_BYTES:] != _check(word[:DATA_BYTES]):
         return None
-    word = np.packbits(signs[PLACES] > 0).tobytes()
     corrected = int(np.count_nonzero((signs > 0) != (values > 0)))
     return Decoded(Payload.from_data(_unpermute(word[:DATA_BYTES])), corrected, expected)
-
-
-@cache
-def binary_code() -> Code:
-    """RS(16, 12) over GF(256) is linear over GF(2): the columns of its parity bits follow from the unit words."""
-    data = 8 * DATA_BYTES
-    units = np.packbits(np.eye(data, dtype=np.uint8), axis=1)
-    words = np.stack([np.frombuffer(bytes(_CODEC.encode(u.tobytes())), np.uint8) for u in units])
-    parity = np.unpackbits(words, axis=1)[:, data:]
-    check = np.zeros((CODE_BITS - data, CODE_BITS), np.uint8)
-    check[:, PLACES] = np.concatenate([parity.T, np.eye(CODE_BITS - data, dtype=np.uint8)], axis=1)
-    return Code(check)
 
 
 @dataclass(frozen=True)
@@ -178,15 +172,7 @@ class Directory:
     @classmethod
     def of(cls, payloads: Sequence[Payload]) -> Directory:
         """Encode payloads."""
-        data = b"".join(_permute(p.data) for p in payloads)
-        bits = np.unpackbits(np.frombuffer(data, np.uint8).reshape(-1, DATA_BYTES), axis=1)
-        parity = binary_code().check[:, PLACES[: 8 * DATA_BYTES]]
-        # float32 is exact here and has a fast product
-        sums = bits.astype(np.float32) @ parity.T.astype(np.float32)
-        words = np.concatenate([bits, (sums.astype(np.int64) & 1).astype(np.uint8)], axis=1)
-        signs = np.empty(words.shape, np.int8)
-        signs[:, PLACES] = words.astype(np.int8) * 2 - 1
-        return cls(tuple(payloads), signs)
+        return cls(tuple(payloads), _codewords(payloads))
 
 
 def find_in(soft: NDArray[np.floating], known: Directory | Sequence[Payload], tries: float) -> Decoded | None:
@@ -198,7 +184,7 @@ def find_in(soft: NDArray[np.floating], known: Directory | Sequence[Payload], tr
 
     Parameters
     ----------
-    soft : float array (128,)
+    soft : float array (CODE_BITS,)
     known : Directory or sequence of Payload
     tries : float
         Among how many places, angles and sizes these soft bits were chosen. Where the choice was made by the pilots,
@@ -228,10 +214,18 @@ def commitment(payload: Payload) -> bytes:
     return hashlib.sha3_256(b"medprov payload 1" + payload.data).digest()
 
 
-def _spread(codeword: bytes) -> NDArray[np.int8]:
-    signs = np.empty(CODE_BITS, np.int8)
-    signs[PLACES] = np.unpackbits(np.frombuffer(codeword, np.uint8)).astype(np.int8) * 2 - 1
-    return signs
+def _codewords(payloads: Sequence[Payload]) -> NDArray[np.int8]:
+    words = (_permute(p.data) for p in payloads)
+    data = np.frombuffer(b"".join(word + _check(word) for word in words), np.uint8).reshape(-1, DATA_BYTES + 1)
+    return np.asarray(convolutional.encode(np.unpackbits(data, axis=1)).astype(np.int8) * 2 - 1, np.int8)
+
+
+def _check(word: bytes) -> bytes:
+    """CRC-8 with the polynomial 0x07 (ITU-T I.432.1), started with 0xFF so that zeros do not pass."""
+    rest = 0xFF
+    for byte in word:
+        rest = _CRC[rest ^ byte]
+    return bytes([rest])
 
 
 def _round(number: int, half: bytes) -> bytes:

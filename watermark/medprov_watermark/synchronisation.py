@@ -44,8 +44,8 @@ _IDENTITY: Matrix = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 class _Hypothesis:
     """Where the cover's frame lies.
 
-    `matrix` goes from the cover's unit square to the unit square of `white`, `onward` from there to the pixels of the
-    picture at hand; the cover's frame is `height` x `width` of these pixels.
+    `matrix` goes from the cover's unit square to the unit square of `white`, of which the picture at hand fills the
+    upper left `filled`; `onward` goes from there to its pixels, and the cover's frame is `height` x `width` of these.
     """
 
     score: float
@@ -54,6 +54,7 @@ class _Hypothesis:
     onward: Matrix
     height: float
     width: float
+    filled: float = 1.0
 
 
 def rotated(grey: F32, reader: Reader) -> Iterator[Detection]:
@@ -128,7 +129,7 @@ def windows(grey: F32, reader: Reader) -> Iterator[Detection]:
             top, left = divmod(int(scores.argmax()), room)
             matrix = compose((1.0, 0.0, -left / _SIZE, 0.0, 1.0, -top / _SIZE), unit_matrix(geometry))
             shape = (w, h) if geometry.turns % 2 else (h, w)
-            found.append(_Hypothesis(float(scores[top, left]), matrix, white, onward, *shape))
+            found.append(_Hypothesis(float(scores[top, left]), matrix, white, onward, *shape, side / _SIZE))
     found.sort(key=lambda h: -h.score)
     yield from _read(grey, found[:_ROUGH], reader, tries)
 
@@ -143,7 +144,7 @@ def _read(grey: F32, found: Iterable[_Hypothesis], reader: Reader, tries: int) -
         if any(_distance(hypothesis.matrix, k.matrix) < _APART for k in kept):
             continue
         kept.append(hypothesis)
-        fine = _refined(hypothesis, reader)
+        fine = _refined(hypothesis, grey.shape[0] / grey.shape[1], reader)
         matrix = compose(fine.onward, fine.matrix)
         picture, shown = framed(grey, matrix)
         answers = reader(picture[None], shown[None])
@@ -218,14 +219,18 @@ def _score(hypothesis: _Hypothesis, reader: Reader) -> float:
     return float(pilot_score(reader.answers(spectra), reader.carriers)[0])
 
 
-def _refined(hypothesis: _Hypothesis, reader: Reader) -> _Hypothesis:
-    """Climb to the nearest maximum of the pilot score over angle, size and place."""
+def _refined(hypothesis: _Hypothesis, aspect: float, reader: Reader) -> _Hypothesis:
+    """Climb to the nearest maximum of the pilot score over angle, size and place.
+
+    Turns and sizes are about the middle of the picture at hand: about that of the frame they would move a window, and
+    a better one would look worse.
+    """
     best = hypothesis
     for halving in range(_ROUNDS):
-        for name, step in _STEPS:
+        for name, step in _STEPS * 2:
             for sign in (1.0, -1.0):
-                nudge = _nudge(name, sign * step / 2**halving, best.height / best.width)
-                moved = replace(best, matrix=compose(best.matrix, nudge))
+                nudge = _nudge(name, sign * step / 2**halving, aspect, best.filled / 2)
+                moved = replace(best, matrix=compose(nudge, best.matrix))
                 moved = replace(moved, score=_score(moved, reader))
                 if moved.score > best.score:
                     best = moved
@@ -233,18 +238,18 @@ def _refined(hypothesis: _Hypothesis, reader: Reader) -> _Hypothesis:
     return best
 
 
-def _nudge(name: str, amount: float, aspect: float) -> Matrix:
-    """A small change of the unit square: about its centre, or along an axis."""
+def _nudge(name: str, amount: float, aspect: float, centre: float) -> Matrix:
+    """A small change of the unit square: about a point on its diagonal, or along an axis."""
     if name == "x":
         return (1.0, 0.0, amount, 0.0, 1.0, 0.0)
     if name == "y":
         return (1.0, 0.0, 0.0, 0.0, 1.0, amount)
     if name == "scale":
         k = 1 + amount
-        return (k, 0.0, (1 - k) / 2, 0.0, k, (1 - k) / 2)
+        return (k, 0.0, (1 - k) * centre, 0.0, k, (1 - k) * centre)
     c, s = math.cos(amount), math.sin(amount)
     across, down = s * aspect, -s / aspect
-    return (c, across, (1 - c - across) / 2, down, c, (1 - c - down) / 2)
+    return (c, across, (1 - c - across) * centre, down, c, (1 - c - down) * centre)
 
 
 def _distance(first: Matrix, second: Matrix) -> float:

@@ -3,7 +3,7 @@ import pytest
 
 from benchmarks import listing
 from medprov_watermark.geometry import Geometry
-from medprov_watermark.payload import Payload, encode
+from medprov_watermark.payload import CODE_BITS, Payload, encode
 from medprov_watermark.watermarker import Extraction, Integrity
 
 TRUE = (Payload(b"abcdefgh", b"1234"), Payload(b"abcdefgh", b"1235"))
@@ -12,7 +12,7 @@ RECORDS = listing.directory(TRUE, 300, seed=4)
 
 def read(payload: Payload | None, noise: float, seed: int = 0, tries: float = 8) -> Extraction:
     """What the extractor might see of a picture that is marked with a payload, or with none."""
-    signs = np.zeros(128) if payload is None else encode(payload).astype(float)
+    signs = np.zeros(CODE_BITS) if payload is None else encode(payload).astype(float)
     soft = (signs + np.random.default_rng(seed).normal(0, noise, signs.shape)).astype(np.float32)
     return Extraction(None, soft, 5.0, False, tries, Geometry(), 0, Integrity("absent"))
 
@@ -46,9 +46,9 @@ def test_nothing_is_found_in_noise() -> None:
 
 
 def test_a_picture_that_was_searched_longer_must_fit_better() -> None:
-    faint = read(TRUE[0], 1.05, tries=1)
+    faint = read(TRUE[0], 1.9, tries=1)
     assert listing.find(faint, RECORDS) == TRUE[0]
-    assert listing.find(read(TRUE[0], 1.05, tries=1e12), RECORDS) is None
+    assert listing.find(read(TRUE[0], 1.9, tries=1e12), RECORDS) is None
 
 
 def test_an_empty_directory_finds_nothing() -> None:

@@ -68,7 +68,7 @@ def test_training_imports_with_torch_alone() -> None:
     # Machines lent for training have torch, numpy and pillow, but none of the product's other dependencies.
     code = (
         "import sys\n"
-        "for name in ('flwr', 'web3', 'reedsolo', 'pydicom', 'onnxruntime', 'tifffile'):\n"
+        "for name in ('flwr', 'web3', 'pydicom', 'onnxruntime', 'tifffile'):\n"
         "    sys.modules[name] = None\n"
         "import medprov_watermark.training.loop, medprov_watermark.training.data, medprov_watermark.training.networks\n"
         "import medprov_watermark.training.segmentation, medprov_watermark.training.segmentation_commands\n"

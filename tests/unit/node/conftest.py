@@ -56,12 +56,16 @@ class QuickWatermarker:
     def __init__(self) -> None:
         self.marked = 0
         self.regions = []
+        self.quick = []
 
-    def mark(self, image, payload, *, signer=None, value_range=None, padding=None, roi=None, roi_mode="off") -> Marked:
+    def mark(
+        self, image, payload, *, signer=None, value_range=None, padding=None, roi=None, roi_mode="off", quick=False
+    ) -> Marked:
         if roi is not None and roi_mode == "strict" and roi.all():
             raise EmbedError("the region of interest covers 100 % of it")
         self.marked += 1
         self.regions.append((roi_mode, roi))
+        self.quick.append(quick)
         salt = secrets.token_bytes(16)
         out = image.copy()
         out[:1, :16] ^= np.frombuffer(salt, np.uint8).reshape(1, 16) & 1

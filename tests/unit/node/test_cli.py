@@ -288,6 +288,15 @@ def quickly(quick, monkeypatch):
     return quick
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_quick_is_asked_of_the_watermarker(run, online, quickly, phantom, tmp_path, asked: bool) -> None:
+    source = tmp_path / "a.png"
+    Image.fromarray(phantom(seed=4)).save(source)
+    code, _, _ = run("mark", source, tmp_path / "b.png", "--config", online, *(["--quick"] if asked else []))
+    assert code == 0
+    assert quickly.quick == [asked]
+
+
 def test_a_folder_becomes_one_batch(run, online, quickly, phantom, tmp_path) -> None:
     source, target = tmp_path / "in", tmp_path / "new" / "out"
     (source / "deep").mkdir(parents=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import pytest
@@ -107,7 +106,7 @@ def payload() -> Payload:
 def quick() -> Iterator[None]:
     """A short closed loop, where a test asks only for a mark and not for the quietest one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "tune", partial(tuning.tune, rounds=3))
+        patch.setattr(tuning, "ROUNDS", 2)
         yield
 
 

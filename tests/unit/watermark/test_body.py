@@ -34,7 +34,8 @@ BODIES = st.builds(
     Body,
     payload=st.binary(min_size=12, max_size=12).map(Payload.from_data),
     base=st.integers(0, 65535),
-    codes=st.binary(min_size=cr.WRITTEN, max_size=cr.WRITTEN).map(lambda c: np.frombuffer(c, np.uint8) & 7),
+    pilots=st.integers(0, 65535),
+    codes=st.binary(min_size=cr.CODE, max_size=cr.CODE).map(lambda c: np.frombuffer(c, np.uint8) & 3),
     cover_check=st.binary(min_size=4, max_size=4),
     exceptions=POSITIONS,
     cover_hash=st.none() | st.binary(min_size=32, max_size=32),
@@ -46,13 +47,13 @@ SETTINGS = w2.settings_bytes(1200, 3, (0, 4095), 0, None, b"model678")
 
 def make(**other: object) -> Body:
     positions: NDArray[np.int64] = np.array([0, 5, 6, 4000], np.int64)
-    codes = (np.arange(cr.WRITTEN) % 8).astype(np.uint8)
-    made = Body(Payload(b"abcdefgh", b"1234"), 77, codes, b"chek", positions, b"h" * 32, b"s" * 65)
+    codes = (np.arange(cr.CODE) % 4).astype(np.uint8)
+    made = Body(Payload(b"abcdefgh", b"1234"), 77, 520, codes, b"chek", positions, b"h" * 32, b"s" * 65)
     return replace(made, **other)
 
 
 def same(a: Body, b: Body) -> bool:
-    parts = [(x.payload, x.base, x.cover_check, x.cover_hash, x.signature) for x in (a, b)]
+    parts = [(x.payload, x.base, x.pilots, x.cover_check, x.cover_hash, x.signature) for x in (a, b)]
     regions = (a.region is None) == (b.region is None) and (a.region is None or np.array_equal(a.region, b.region))
     arrays = np.array_equal(a.codes, b.codes) and np.array_equal(a.exceptions, b.exceptions)
     return parts[0] == parts[1] and arrays and regions
@@ -81,7 +82,7 @@ def test_hostile_bytes_give_a_body_or_a_body_error(data: bytes) -> None:
 @settings(max_examples=250, deadline=None)
 @given(st.binary(max_size=120), st.integers(0, 7), st.binary(max_size=12))
 def test_hostile_tails_give_a_body_or_a_body_error(tail: bytes, flags: int, count: bytes) -> None:
-    head = bytes([1, flags]) + bytes(12 + 2 + 72 + 4)
+    head = bytes([w2.VERSION, flags]) + bytes(12 + 2 + 2 + 104 + 4)
     try:
         found, _, _ = w2.parse(head + count + tail)
     except BodyError:
@@ -112,7 +113,7 @@ def test_every_truncation_and_extension_is_refused_or_noticed() -> None:
         assert w2.mark_check(SETTINGS, raw, bytes(32)) != check
 
 
-@pytest.mark.parametrize(("place", "value"), [(0, 0), (0, 2), (0, 255), (1, 8), (1, 128), (1, 255)])
+@pytest.mark.parametrize(("place", "value"), [(0, 0), (0, 1), (0, 255), (1, 8), (1, 128), (1, 255)])
 def test_unknown_versions_and_flags_are_refused(place: int, value: int) -> None:
     packed = bytearray(make().pack(SETTINGS, bytes(32)))
     packed[place] = value
@@ -122,17 +123,17 @@ def test_unknown_versions_and_flags_are_refused(place: int, value: int) -> None:
 
 def test_the_layout_is_that_of_the_format() -> None:
     packed = make().pack(SETTINGS, bytes(32))
-    assert packed[:2] == b"\x01\x03"
+    assert packed[:2] == b"\x02\x03"
     assert packed[2:14] == b"abcdefgh1234"
-    assert struct.unpack(">H", packed[14:16]) == (77,)
-    assert packed[16:88] == bytes.fromhex("053977") * 24
-    assert packed[88:92] == b"chek"
-    assert packed[92] == 4
+    assert struct.unpack(">HH", packed[14:18]) == (77, 520)
+    assert packed[18:122] == bytes([0b00011011]) * 104
+    assert packed[122:126] == b"chek"
+    assert packed[126] == 4
     assert packed[-73 - 32 : -73] == b"h" * 32
     assert packed[-73:-8] == b"s" * 65
     brief = make(cover_hash=None, signature=None, exceptions=np.zeros(0, np.int64)).pack(SETTINGS, bytes(32))
     assert brief[1] == 0
-    assert len(brief) == 92 + 1 + 8
+    assert len(brief) == 126 + 1 + 8
 
 
 def test_a_region_map_stands_behind_the_exceptions() -> None:
@@ -146,7 +147,7 @@ def test_a_region_map_stands_behind_the_exceptions() -> None:
 
 @pytest.mark.parametrize("rest", [b"", b"\x20", b"\x20\x00\x00", b"\x11\x00\x01\x80", b"\x10\x00\xff\x80"])
 def test_a_region_map_that_is_none_is_refused(rest: bytes) -> None:
-    raw = bytes([1, 4]) + make(cover_hash=None, signature=None).unsigned()[2:] + rest
+    raw = bytes([w2.VERSION, 4]) + make(cover_hash=None, signature=None).unsigned()[2:] + rest
     with pytest.raises(BodyError, match="region map"):
         w2.parse(raw + bytes(8))
 
@@ -182,7 +183,8 @@ def test_settings_are_told_apart() -> None:
     [
         {"payload": Payload(b"abcdefgh", b"1235")},
         {"base": 78},
-        {"codes": np.zeros(cr.WRITTEN, np.uint8)},
+        {"codes": np.zeros(cr.CODE, np.uint8)},
+        {"pilots": 521},
         {"cover_check": b"Chek"},
         {"exceptions": np.array([0, 5, 6, 4001])},
         {"cover_hash": b"H" * 32},

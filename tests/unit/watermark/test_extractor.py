@@ -363,9 +363,9 @@ def test_it_reads_its_own_mark(key: bytes | None, plain_network: CouplingNetwork
     noise = random.normal(0, 5, (cr.SIZE, cr.SIZE)).astype(np.float32)
     answers = Reader(plain_extractor, carriers)((100 + noise + 5 * pattern(plain_network, carriers, code))[None])
     np.testing.assert_array_equal(answers[0, : cr.CODE] > 0, code > 0)
-    # a pattern of unit power gives every written coefficient 256 / sqrt(192 * 13)
+    # a pattern of unit power gives every written coefficient SIZE / sqrt(WRITTEN * COEFFICIENTS)
     expected = cr.SIZE / np.sqrt(cr.WRITTEN)
-    assert pilot_score(answers, carriers)[0] / 8 == pytest.approx(expected, rel=0.05)
+    assert pilot_score(answers, carriers)[0] / np.sqrt(cr.PILOTS) == pytest.approx(expected, rel=0.05)
 
 
 def test_another_key_reads_noise(plain_network: CouplingNetwork, plain_extractor: Extractor) -> None:

@@ -387,12 +387,14 @@ def test_turning_coefficients_is_turning_the_picture(reader: Reader, marked: Pic
 
 
 @settings(deadline=None)
-@given(st.sampled_from(["x", "y", "angle", "scale"]), st.floats(-0.05, 0.05), st.floats(0.4, 2.5))
-def test_a_nudge_keeps_the_centre_or_shifts_it_by_so_much(name: str, amount: float, aspect: float) -> None:
-    a, b, c, d, e, f = sync._nudge(name, amount, aspect)
-    x, y = 0.5 * a + 0.5 * b + c, 0.5 * d + 0.5 * e + f
-    assert x == pytest.approx(0.5 + (amount if name == "x" else 0))
-    assert y == pytest.approx(0.5 + (amount if name == "y" else 0))
+@given(st.sampled_from(["x", "y", "angle", "scale"]), st.floats(-0.05, 0.05), st.floats(0.4, 2.5), st.floats(0.2, 0.5))
+def test_a_nudge_keeps_its_centre_or_shifts_it_by_so_much(
+    name: str, amount: float, aspect: float, centre: float
+) -> None:
+    a, b, c, d, e, f = sync._nudge(name, amount, aspect, centre)
+    x, y = centre * a + centre * b + c, centre * d + centre * e + f
+    assert x == pytest.approx(centre + (amount if name == "x" else 0))
+    assert y == pytest.approx(centre + (amount if name == "y" else 0))
     # In pixels, with rows `aspect` times as many as columns, a turn keeps lengths and a scale keeps angles.
     m = np.array([[a, b / aspect], [d * aspect, e]])
     factor = 1 + amount if name == "scale" else 1
@@ -410,10 +412,10 @@ def test_the_distance_is_that_of_the_farthest_corner() -> None:
 def test_refining_finds_the_place(reader: Reader, marked: Picture) -> None:
     white = reader.extractor.white(marked(strength=4.0)[None])[0]
     still: Matrix = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    off = compose(sync._nudge("angle", math.radians(0.35), 1.0), (1.004, 0.0, 0.001, 0.0, 1.004, -0.002))
+    off = compose(sync._nudge("angle", math.radians(0.35), 1.0, 0.5), (1.004, 0.0, 0.001, 0.0, 1.004, -0.002))
     rough = sync._Hypothesis(0.0, off, white, still, 256, 256)
     rough = sync._Hypothesis(sync._score(rough, reader), off, white, still, 256, 256)
-    fine = sync._refined(rough, reader)
+    fine = sync._refined(rough, 1.0, reader)
     assert fine.score > rough.score
     assert fine.score > 0.9 * sync._score(sync._Hypothesis(0.0, still, white, still, 256, 256), reader)
     assert sync._distance(fine.matrix, still) < 0.004 < sync._distance(off, still)

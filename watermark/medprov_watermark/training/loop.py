@@ -136,7 +136,7 @@ def informed_amplitudes(extractor: Extractor, x: Tensor, signs: Tensor) -> Tenso
     parts = extractor.coefficients(x).float()
     spread = parts.square().mean((1, 2)).sqrt()[:, None].clamp(min=1e-6)
     right = parts.sum(2) / math.sqrt(cr.COEFFICIENTS) / spread * signs
-    ask = torch.empty(len(x), 1, device=x.device).uniform_(0.5, 2.0)
+    ask = torch.empty(len(x), 1, device=x.device).uniform_(0.3, 1.2)
     wanted = (ask - right).clamp(min=0.0).minimum(2.5 * ask) * signs.abs()
     even = torch.rand(len(x), 1, device=x.device) < 0.33
     amplitudes = torch.where(even, signs.abs(), wanted)
