@@ -2,8 +2,8 @@
 
     python -m benchmarks.amplitudes [--images DIR] [--split validation|all] [--per-modality N] [--json FILE] [--quick]
 
-The uniform mark takes the lowest gain, found by bisection, at which it survives the attacks that the tuned one survives
-(:mod:`medprov_watermark.battery`, under noise that the loop has not seen). W2 is left out. Without ``--images`` the
+Both take the lowest gain, found by bisection, at which they survive the attacks that the tuned one survives
+(:mod:`medprov_watermark.battery`, under noise that the loop has not seen), so the proportions alone are compared. W2 is left out. Without ``--images`` the
 pictures that ship with scikit-image are used.
 """
 
@@ -56,23 +56,23 @@ def measure(sample: images.Sample) -> dict[str, Any]:
 
     row: dict[str, Any] = {"modality": sample.modality, "image": sample.name, "size": sample.size}
     tuned = tuning.tune(grey, signs, network, reader)
-    picture = marked(tuned.codes, tuned.pilots, tuned.gain)
-    wanted = survived(picture)
+    wanted = survived(marked(tuned.codes, tuned.pilots, tuned.gain))
     row |= {"attacks": len(wanted), "survived": int(wanted.sum()), "tuned": None, "uniform": None}
     if not wanted[0]:
         return row
-    row["tuned"] = psnr(grey, picture, 255)
 
-    def enough(gain: int) -> bool:
-        return bool((survived(marked(*UNIFORM, gain)) | ~wanted).all())
-
-    low, high = 0, 20000
-    if enough(high):
+    def least(codes: NDArray[np.uint8], pilots: int) -> float | None:
+        """PSNR at the least gain that survives the same attacks; None where no gain does."""
+        low, high = 0, 20000
+        if not (survived(marked(codes, pilots, high)) | ~wanted).all():
+            return None
         while high - low > max(1, low // 50):
             middle = (low + high) // 2
-            low, high = (low, middle) if enough(middle) else (middle, high)
-        row["uniform"] = psnr(grey, marked(*UNIFORM, high), 255)
-    return row
+            enough = bool((survived(marked(codes, pilots, middle)) | ~wanted).all())
+            low, high = (low, middle) if enough else (middle, high)
+        return psnr(grey, marked(codes, pilots, high), 255)
+
+    return row | {"tuned": least(tuned.codes, tuned.pilots), "uniform": least(*UNIFORM)}
 
 
 def main() -> int:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.tables --folder build/bench --out docs/results.md
 
-Reads robustness.json, peers.json, restore.json, features.json, false_alarm.json, amplitudes.json, speed.json and
-verify_time.json where they are there, and shows what ``benchmarks.plots`` has drawn into the folder ``plots`` beside
-the page. peers.json is a run of ``benchmarks.robustness`` with peers, for which fewer pictures must do: one of the
-peers takes seconds for every reading.
+Reads robustness.json, peers.json, decoding.json, restore.json, features.json, false_alarm.json, amplitudes.json,
+speed.json and verify_time.json where they are there, and shows what ``benchmarks.plots`` has drawn into the folder
+``plots`` beside the page. peers.json is a run of ``benchmarks.robustness`` with peers, for which fewer pictures must
+do: one of the peers takes seconds for every reading.
 """
 
 from __future__ import annotations
@@ -39,6 +39,12 @@ PLOTS = {
         "sheet.png": "covers, marked pictures and their differences",
     },
     "peers": {"curves.png": "share of exact messages against the strength of JPEG, noise, crop and rotation"},
+}
+DECODERS = {
+    "bounded distance": "RS(16, 12), bounded distance, %",
+    "signs": "W1, signs alone, %",
+    "soft": "W1, %",
+    "wrong": "W1, wrong, %",
 }
 OVERWRITTEN = {
     "refused": "the second mark is refused",
@@ -313,21 +319,19 @@ def raw(data: dict[str, Any]) -> list[str]:
 
 def decoding(data: dict[str, Any]) -> list[str]:
     """Share of words read against the amplitude, and how often noise looks like a word."""
+    shown = [name for name in DECODERS if name in data["read"][0]]
+    rows = [[row["amplitude"], *(f"{100 * row[name]:.1f}" for name in shown)] for row in data["read"]]
     out = [
         f"{data['words']} random payloads in Gaussian noise of deviation one; share read, by the amplitude of each of "
         "128 bits (the code of W1 spreads the same energy over more bits):",
         "",
-        "| amplitude | RS(16, 12), bounded distance, % | W1, % | W1, wrong, % |",
-        "|---|---|---|---|",
+        *table(["amplitude", *(DECODERS[name] for name in shown)], rows),
     ]
-    for row in data["read"]:
-        shares = " | ".join(f"{100 * row[name]:.1f}" for name in ("bounded distance", "soft", "wrong"))
-        out.append(f"| {row['amplitude']} | {shares} |")
     told = ", ".join(f"{chance}: {share:.4f}" for chance, share in data["noise accepted"].items())
     noise = (
         f"Noise alone looks at least as good as a chance of (share of words): {told}; with its check it is taken for "
     )
-    return [*out, "", f"{noise}a payload in {100 * data['noise decoded to a payload']:.2f} %, before the pilots.", ""]
+    return [*out, f"{noise}a payload in {100 * data['noise decoded to a payload']:.2f} %, before the pilots.", ""]
 
 
 SECTIONS = {

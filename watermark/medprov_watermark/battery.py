@@ -167,8 +167,8 @@ def halved(picture: Grey) -> Grey:
     return np.asarray(Image.fromarray(picture).reduce(2))
 
 
-_UPRIGHT, _TURNED, _WINDOW = (5.5, 8.0), (6.5, 2e3), (7.5, 1e6)
-_SURE, _CHANCY = 10.0, 14.0
+_UPRIGHT, _TURNED, _WINDOW = (5.5, 8.0), (6.5, 2e3), (7.8, 1e6)
+_SURE, _CHANCY, _PLACED = 10.0, 16.0, 30.0
 _STEADY, _CODEC, _RANDOM = 0.95, 0.5, 0.0
 _MUST = 43.0, 0.96
 _LUXURY = 46.5, 0.99
@@ -196,11 +196,11 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("speckle", lambda p, r: whole(speckle(p, r)), _CHANCY, *_UPRIGHT, _RANDOM),
     Attack("impulses", lambda p, r: whole(impulses(p, r)), _CHANCY, *_UPRIGHT, _RANDOM),
     Attack("half size", lambda p, r: whole(jpeg(halved(p), 80)), _SURE, *_UPRIGHT, _STEADY, *_MUST),
-    Attack("blackout", lambda p, r: whole(blackout(p, 0.25, r)), _CHANCY, *_UPRIGHT, _RANDOM),
+    Attack("blackout", lambda p, r: whole(blackout(p, 0.25, r)), _PLACED, *_UPRIGHT, _RANDOM),
     Attack("turned", lambda p, r: turned(p, float(r.uniform(5, 45))), _CHANCY, *_TURNED, _CODEC),
-    Attack("window", lambda p, r: window(p, 0.5, r), _CHANCY, *_WINDOW, _RANDOM),
+    Attack("window", lambda p, r: window(p, 0.5, r), _PLACED, *_WINDOW, _RANDOM),
     Attack("strong gaussian", lambda p, r: whole(gaussian(p, 25, r)), _CHANCY, *_UPRIGHT, _RANDOM, *_LUXURY),
-    Attack("small window", lambda p, r: window(p, 0.4, r), _CHANCY, *_WINDOW, _RANDOM, *_LUXURY),
+    Attack("small window", lambda p, r: window(p, 0.4, r), _PLACED, *_WINDOW, _RANDOM, *_LUXURY),
 )
 
 

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     release = commands.add_parser("release", help="write the release files of a checkpoint")
     release.add_argument("checkpoint", type=Path)
     release.add_argument("--out", type=Path, required=True, help="folder for NAME.safetensors and NAME.onnx")
-    release.add_argument("--name", default="medprov-w1-2")
+    release.add_argument("--name", default="medprov-w1-3")
     plots = commands.add_parser("plots", help="draw loss.png and attacks.png of a training run")
     plots.add_argument("run", type=Path, help="the --out folder of train")
     commands.add_parser("info", help="the installed release and its hashes")

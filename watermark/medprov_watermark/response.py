@@ -26,6 +26,10 @@ FARTHEST = 2.0
 """By what a trial's energy falls at most."""
 PRESS, MOST_ASKED = 0.5, 60.0
 """Share of what a trial fell short of the model's hope by that is asked for besides, and bits at most."""
+SYSTEMATIC = 0.5
+"""The least share of it that is taken not to be chance."""
+MODEST = 8.0
+"""Bits of reserve that are asked of an attack for which all of them cost too much."""
 STEPS, MORE_STEPS = 60, 30
 """Steps of the multipliers for each trial, and after an attack was given up."""
 NEAR = 40.0
@@ -76,6 +80,7 @@ class Response:
         self.known[known] = True
         self.wanted = self.known.copy()
         self.given_up = ~self.known
+        self.modest = np.zeros(attacks, np.bool_)
         self.share = np.ones(attacks)
 
     def learn(self, which: NDArray[np.intp], given: F64, right: F64) -> None:
@@ -93,7 +98,7 @@ class Response:
         if self.seen.any():
             real = _room(np.repeat(right[:, : cr.CODE, None], 3, axis=2))
             missed = np.clip(_room(self._answers(given[: cr.CODE], which)) - real, 0.0, MOST_ASKED)
-            self.asked[which] = self.reserve[which] + PRESS * self.repeats[which] * missed
+            self.asked[which] = self.reserve[which] + PRESS * np.maximum(self.repeats[which], SYSTEMATIC) * missed
         slope = np.maximum(right.sum(1), 1.0) / max(given.sum(), 1.0)
         bias = right - slope[:, None] * given
         scaled = bias[0] * (slope / slope[0])[:, None]
@@ -117,7 +122,8 @@ class Response:
             Amplitudes of the last trial.
         most : float64 array (attacks,)
             Sum of squares that may be spent for the sake of each attack. Those that would need more by themselves are
-            given up, and as long as the wanted ones together do, the one that costs most.
+            given up; as long as the wanted ones together do, the one that costs most is asked for MODEST bits of
+            reserve at most, and then given up too.
         passed : bool array (attacks,)
             What the last trial survived. What was given up once comes back only so: else the loop would swing.
         """
@@ -132,16 +138,21 @@ class Response:
             dear[0] = False
             if not dear.any():
                 break
-            wanted[int(np.where(dear, share, -1.0).argmax())] = False
+            dearest = int(np.where(dear, share, -1.0).argmax())
+            wanted[dearest] = not self.modest[dearest] and self.asked[dearest] > MODEST
+            self.modest[dearest] = True
         self.wanted, self.share, self.given_up = wanted, share, ~wanted
         # Rounding to whole grey values makes the model wrong far from where it was learned.
         return found * math.sqrt(max(1.0, float(np.square(start).sum()) / FARTHEST / max(spent, 1e-9)))
 
-    def worth_trying(self, amplitudes: F64) -> NDArray[np.intp]:
-        """Attacks that may decide how amplitudes fare: the picture itself, and those that come near what is asked."""
+    def worth_trying(self, amplitudes: F64, passed: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Attacks that may decide how amplitudes fare.
+
+        The picture itself, what comes near what is asked, and what is wanted and was not passed so far.
+        """
         spare = _room(self._answers(amplitudes[: cr.CODE], np.arange(len(self.wanted)))) - self.asked
         scores = (self.bias + self.slope[:, None] * amplitudes)[:, cr.CODE :].sum(1) / np.sqrt(cr.PILOTS)
-        near = (spare < NEAR) | (scores < self.score + 1) | (self.share > 0.01)
+        near = (spare < NEAR) | (scores < self.score + 1) | (self.share > 0.01) | self.wanted & ~passed
         # What is far from passing need not be seen failing again.
         near &= self.known & (self.wanted | (spare > -NEAR))
         near[0] = True
@@ -153,6 +164,9 @@ class Response:
         return np.asarray(
             np.maximum((self.asked_score - own) / np.sqrt(cr.PILOTS) / np.maximum(self.slope, 1e-9), 0.0), np.float64
         )
+
+    def _asked(self) -> F64:
+        return np.where(self.modest, np.minimum(self.asked, MODEST), self.asked)
 
     def _answers(self, code: F64, which: NDArray[np.intp]) -> F64:
         """Answers (which, CODE, nodes of the noise)."""
@@ -167,7 +181,7 @@ class Response:
         for limit in np.unique(most):
             these = np.flatnonzero(most == limit)
             answers = self._answers(start[: cr.CODE] * math.sqrt(2 * limit / length), these)
-            out[these] &= _room(answers) >= self.asked[these]
+            out[these] &= _room(answers) >= np.minimum(self.asked[these], MODEST)
         return out
 
     def _least(self, start: F64, share: F64, wanted: NDArray[np.bool_], steps: int) -> tuple[F64, F64]:
@@ -175,7 +189,7 @@ class Response:
         pilots = np.full(cr.PILOTS, float(self._pilots()[wanted].max()))
         code = np.maximum(start[: cr.CODE], 0.05 * float(start.max()))
         which = np.flatnonzero(wanted)
-        slope = self.slope[which, None]
+        slope, asked = self.slope[which, None], self._asked()[which]
         # What the attacks given up have masked shall come forward in time.
         share, pressure = np.maximum(share[which], 0.02), 0.0
         share /= share.sum()
@@ -186,7 +200,7 @@ class Response:
                 weight = slope * tilts[:, None]
                 pressure = pressure or float(code.mean()) / float((share[:, None] * weight).sum() * 0.1)
             odds = np.exp(np.clip(-tilts[:, None, None] * answers, -60, 60))
-            excess = self.asked[which] - _spare(np.log1p(odds))
+            excess = asked - _spare(np.log1p(odds))
             worst = float(excess.max())
             pressure *= math.exp(min(max(0.01 * worst, -0.1), 0.1))
             share = share * np.exp(np.maximum(0.005 * (excess - worst), -0.1))
@@ -206,7 +220,7 @@ class Response:
         low, high = 0.7, 2.0
         for _ in range(7):
             middle = math.sqrt(low * high)
-            if (_room(self._answers(code * middle, which)) >= self.asked[which]).all():
+            if (_room(self._answers(code * middle, which)) >= self._asked()[which]).all():
                 high = middle
             else:
                 low = middle

@@ -27,7 +27,7 @@ LEVELS: NDArray[np.int64] = np.array([0, 3, 5, 8], np.int64)
 MOST_PILOTS = cr.PILOTS * int(LEVELS[-1])
 TOO_DEAR = 1.1
 """Trials that cost more than this times what the floors allow are not taken."""
-ROUNDS, QUICK_ROUNDS = 4, 2
+ROUNDS, QUICK_ROUNDS = 5, 2
 """Trials at most, and with the quick battery."""
 START = 46.5
 """PSNR (dB) of the first trial."""
@@ -37,6 +37,8 @@ ASK = 2.0
 TOP = 0.985
 """Quantile of the wanted amplitudes that the largest level stands for."""
 LARGEST_GAIN = 60000
+SPARE = 0.25
+"""Share of the battery's reserves that must be left in a trial; under the noise of another day more is lost."""
 EVERY: NDArray[np.intp] = np.arange(len(battery.ATTACKS))
 QUICK: NDArray[np.intp] = np.array(battery.QUICK)
 
@@ -110,7 +112,7 @@ def values_of(codes: NDArray[np.uint8], pilots: int, signs: NDArray[np.int8]) ->
 
 
 def survived(
-    answers: NDArray[np.floating], signs: NDArray[np.int8], tried: NDArray[np.intp] = EVERY, spare: float = 0.5
+    answers: NDArray[np.floating], signs: NDArray[np.int8], tried: NDArray[np.intp] = EVERY, spare: float = SPARE
 ) -> NDArray[np.bool_]:
     """Which attacks leave the mark readable.
 
@@ -238,7 +240,7 @@ def tune(
         model.learn(last.tried, last.amplitudes, last.right)
         most = float(np.square(last.amplitudes).sum()) / np.maximum(last.dear(), 1e-3)
         found = _quantised(model.amplitudes(last.amplitudes, most, last.passed))
-        trials.append(loop.try_out(*found, model.worth_trying(_amplitudes(*found))))
+        trials.append(loop.try_out(*found, model.worth_trying(_amplitudes(*found), last.passed)))
     bearable = [t for t in trials if t.passed[0] and t.dear()[0] <= TOO_DEAR]
     if bearable:
         return min(bearable, key=lambda t: (-int(t.passed.sum()), t.energy)).tuned

@@ -14,7 +14,7 @@ from medprov_watermark.errors import WeightsError
 from medprov_watermark.extractor import Extractor
 
 FOLDER = Path(__file__).parent / "weights"
-RELEASE = "medprov-w1-2"
+RELEASE = "medprov-w1-3"
 _PREFIX = "coupling."
 
 
