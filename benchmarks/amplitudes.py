@@ -3,8 +3,8 @@
     python -m benchmarks.amplitudes [--images DIR] [--split validation|all] [--per-modality N] [--json FILE] [--quick]
 
 Both take the lowest gain, found by bisection, at which they survive the attacks that the tuned one survives
-(:mod:`medprov_watermark.battery`, under noise that the loop has not seen), so the proportions alone are compared. W2 is left out. Without ``--images`` the
-pictures that ship with scikit-image are used.
+(:mod:`medprov_watermark.battery`, under noise that the loop has not seen), so the proportions alone are compared. W2 is
+left out. Without ``--images`` the pictures that ship with scikit-image are used.
 """
 
 from __future__ import annotations

@@ -35,7 +35,13 @@ ROOT = Path(__file__).resolve().parents[2]
                 and d["large"]["peak_mib"] > d["large"]["loaded_mib"] > 0 < d["batch"]["marked_per_second"]
             ),
         ),
-        ("amplitudes", lambda d: d["summary"]["attacks_survived_mean"] > 0.5 and d["summary"]["gain_db_min"] > 0),
+        (
+            "amplitudes",
+            lambda d: (
+                d["summary"]["attacks_survived_mean"] > 0.5
+                and all(38 < r[kind] < 60 for r in d["rows"] for kind in ("tuned", "uniform"))
+            ),
+        ),
         (
             "roi",
             lambda d: (

@@ -24,7 +24,7 @@ from medprov_watermark.workers import each
 Grey = NDArray[np.uint8]
 Seen = tuple[F32, NDArray[np.bool_]]
 _SEED = 20261120
-FLOOR, LEAST_SIMILAR = 44.5, 0.97
+FLOOR, LEAST_SIMILAR = 45.0, 0.975
 """PSNR (dB) and SSIM below which parts of the battery are given up rather than quality."""
 
 
@@ -167,10 +167,10 @@ def halved(picture: Grey) -> Grey:
     return np.asarray(Image.fromarray(picture).reduce(2))
 
 
-_UPRIGHT, _TURNED, _WINDOW = (5.5, 8.0), (6.5, 2e3), (7.8, 1e6)
+_UPRIGHT, _TURNED, _WINDOW = (5.5, 8.0), (6.5, 2e3), (8.5, 1e6)
 _SURE, _CHANCY, _PLACED = 10.0, 16.0, 30.0
 _STEADY, _CODEC, _RANDOM = 0.95, 0.5, 0.0
-_MUST = 43.0, 0.96
+_MUST = 43.5, 0.965
 _LUXURY = 46.5, 0.99
 """Quality that is given away for what every picture meets, and not for what spoils the picture itself."""
 

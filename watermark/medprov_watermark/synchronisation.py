@@ -23,6 +23,7 @@ from medprov_watermark import carriers as cr
 from medprov_watermark.detection import Detection, flat, pilot_score
 from medprov_watermark.extractor import F32, Reader, shrunk
 from medprov_watermark.geometry import ALL, Geometry, Matrix, Warp, compose, unit_matrix
+from medprov_watermark.workers import each
 
 ANGLE_STEP = 0.75
 """Degrees between two angles that are tried."""
@@ -74,9 +75,7 @@ def rotated(grey: F32, reader: Reader) -> Iterator[Detection]:
         return
     white = reader.extractor.white(picture[None])[0]
     height, width = grey.shape
-    # On a square canvas a quarter turn is one of the orientations; elsewhere it would change the frame.
-    square = abs(math.log(height / width)) < 0.02
-    orientations, reach = (ALL, 90.0) if square else (tuple(g for g in ALL if g.turns % 2 == 0), 180.0)
+    orientations, reach = _orientations(height, width)
     frames: list[tuple[Matrix, float, float]] = []
     for degrees in np.arange(ANGLE_STEP, reach, ANGLE_STEP).tolist():
         for h, w in _canvases(degrees, height, width):
@@ -92,6 +91,60 @@ def rotated(grey: F32, reader: Reader) -> Iterator[Detection]:
         h, w = (w, h) if orientations[o].turns % 2 else (h, w)
         found.append(_Hypothesis(float(scores[i, o]), matrix, white, onward, h, w))
     yield from _read(grey, found, reader, scores.size)
+
+
+def turned(grey: F32, reader: Reader) -> Iterator[Detection]:
+    """Marks turned by any angle on the same canvas, for which the extractor looks at the picture at every angle.
+
+    A map does not turn quite as its picture does, and faint marks are lost on it; this takes a second or two more.
+
+    Parameters
+    ----------
+    grey : float32 array (H, W)
+
+    Yields
+    ------
+    Detection
+        At most CANDIDATES, the best first.
+    """
+    if flat(shrunk(grey)):
+        return
+    height, width = grey.shape
+    orientations, reach = _orientations(height, width)
+    onward: Matrix = (float(width), 0.0, 0.0, 0.0, float(height), 0.0)
+    angles = [_turn(d, grey.shape, grey.shape) for d in np.arange(ANGLE_STEP, reach, ANGLE_STEP).tolist()]
+    seen = each(lambda matrix: framed(grey, compose(onward, matrix)), angles)
+    white = reader.extractor.white(np.stack([picture for picture, _ in seen])) * np.stack([shown for _, shown in seen])
+    scores = _oriented_scores(reader.extractor.spectra(white), reader, orientations)
+    kept: list[Matrix] = []
+    for place in np.argsort(scores, axis=None)[::-1].tolist():
+        i, o = divmod(place, len(orientations))
+        matrix = compose(angles[i], unit_matrix(orientations[o]))
+        if any(_distance(matrix, other) < _APART for other in kept):
+            continue
+        kept.append(matrix)
+        best, middle = _whole(grey, matrix, onward, reader, scores.size), angles[i]
+        for step in (ANGLE_STEP / 2, ANGLE_STEP / 4, ANGLE_STEP / 8):
+            for sign in (1.0, -1.0):
+                moved = compose(_nudge("angle", sign * math.radians(step), height / width, 0.5), middle)
+                found = _whole(grey, compose(moved, unit_matrix(orientations[o])), onward, reader, scores.size)
+                if found.score > best.score:
+                    best, middle = found, moved
+                    break
+        yield best
+        if len(kept) == CANDIDATES:
+            return
+
+
+def _whole(grey: F32, matrix: Matrix, onward: Matrix, reader: Reader, tries: int) -> Detection:
+    """What is read in a frame of the canvas' size, which `matrix` brings into the canvas' unit square."""
+    height, width = grey.shape
+    to_pixels = compose(onward, matrix)
+    picture, shown = framed(grey, to_pixels)
+    answers = reader(picture[None], shown[None])
+    warp = Warp(compose(to_pixels, (1 / width, 0.0, 0.0, 0.0, 1 / height, 0.0)), height, width)
+    score = float(pilot_score(answers, reader.carriers)[0])
+    return Detection(score, Geometry(warp=warp), answers[0, : cr.CODE], tries)
 
 
 def windows(grey: F32, reader: Reader) -> Iterator[Detection]:
@@ -185,6 +238,16 @@ def framed(grey: F32, matrix: Matrix) -> tuple[F32, NDArray[np.bool_]]:
     mean = float(sampled[seen].mean()) if seen.any() else 0.0
     shown = seen.reshape(_SIZE, 2, _SIZE, 2).all((1, 3))
     return shrunk(np.where(seen, sampled, np.float32(mean))), np.asarray(shown)
+
+
+def _orientations(height: int, width: int) -> tuple[tuple[Geometry, ...], float]:
+    """Orientations to be tried at every angle, and the angle in degrees at which they repeat.
+
+    On a square canvas a quarter turn is one of the orientations; elsewhere it would change the frame.
+    """
+    if abs(math.log(height / width)) < 0.02:
+        return ALL, 90.0
+    return tuple(g for g in ALL if g.turns % 2 == 0), 180.0
 
 
 def _canvases(degrees: float, height: int, width: int) -> Iterator[tuple[float, float]]:

@@ -94,6 +94,11 @@ class _Trial:
     def tuned(self) -> Tuned:
         return Tuned(self.codes, self.pilots, self.gain, self.passed)
 
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Trials with a smaller one are better: an attack whose floor is left behind counts for nothing."""
+        return -int((self.passed & (self.dear() <= TOO_DEAR)).sum()), self.energy
+
     def dear(self) -> NDArray[np.float64]:
         """Which part of what may be spent for the sake of each attack is spent."""
         allowed = 255**2 / 10 ** (of_battery("floor") / 10)
@@ -243,7 +248,7 @@ def tune(
         trials.append(loop.try_out(*found, model.worth_trying(_amplitudes(*found), last.passed)))
     bearable = [t for t in trials if t.passed[0] and t.dear()[0] <= TOO_DEAR]
     if bearable:
-        return min(bearable, key=lambda t: (-int(t.passed.sum()), t.energy)).tuned
+        return min(bearable, key=lambda t: t.rank).tuned
     trial = trials[-1]
     while not trial.passed[0] and trial.gain < LARGEST_GAIN:
         trial = loop.try_out(trial.codes, trial.pilots, min(LARGEST_GAIN, int(trial.gain * 1.3) + 1))

@@ -257,15 +257,17 @@ class DualWatermarker:
             gain = min(tuning.LARGEST_GAIN, round(tuned.gain * lift))
             frozen = Frozen(gain, base, shift, legal, padding, mask, self._reader.carriers, attenuate)
             marked = self._write(image, payload, signs, tuned, frozen, cells, signer, salt)
+            if finished and marked.psnr < battery.FLOOR:
+                break
             opened = self._open(marked.image)
             if not isinstance(opened, Integrity) and self._reads(marked.image, payload):
                 kept = quick or self._survives(marked.image, base, shift, signs, tuned.passed)
                 finished.append((replace(marked, robust=marked.robust and kept), opened))
-                if kept or marked.psnr < battery.FLOOR:
+                if kept:
                     break
         if not finished:
             raise EmbedError(f"the mark cannot be read in the finished picture: {why}")
-        # Where none keeps what the stand-in promised, the loudest comes closest.
+        # Where none keeps what the stand-in promised, the loudest that is still good enough comes closest.
         marked, opened = finished[-1]
         if not np.array_equal(self._cover(opened, image.dtype), image):
             raise EmbedError("the finished picture does not restore to its cover: please report this picture")
@@ -409,7 +411,7 @@ class DualWatermarker:
     def _extraction(self, image: Samples, grey: F32, standing: Detection, search: bool) -> Extraction:
         best, decoded = standing, _read(standing)
         if decoded is None and not standing.present and search:
-            for stage in (synchronisation.rotated, synchronisation.windows):
+            for stage in (synchronisation.rotated, synchronisation.windows, synchronisation.turned):
                 for seen in stage(grey, self._reader):
                     decoded = _read(seen)
                     if decoded is not None or seen.false_alarm < best.false_alarm:

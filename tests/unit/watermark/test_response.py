@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from medprov_watermark import battery, response
@@ -57,7 +59,7 @@ def model_of(seed: int = 0, noise: float = 0.4, spread: float = 1.0) -> Response
 def excess(model: Response, amplitudes: F64) -> F64:
     """By how many bits each attack misses its target, at amplitudes of the code carriers."""
     answers = model._answers(amplitudes[: cr.CODE], EVERY)
-    return np.asarray(model.asked - response._room(answers))
+    return np.asarray(model._asked() - response._room(answers))
 
 
 START = np.full(cr.WRITTEN, 900.0)
@@ -78,6 +80,28 @@ def test_the_solution_satisfies_the_model_and_no_less_would(seed: int) -> None:
     assert np.ptp(found[cr.CODE :]) == 0
     needed = (model.asked_score - model.bias[:, cr.CODE :].sum(1) / ROOT) / ROOT / model.slope
     assert found[-1] == pytest.approx(needed.max())
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.integers(0, 99), st.floats(0, 2), st.floats(0, 2), st.floats(50, 20000), st.floats(0.2, 5))
+def test_what_is_wanted_is_satisfied(seed: int, noise: float, spread: float, start: float, part: float) -> None:
+    """Whatever had to be given up, wherever the search began, and as loud as the pilots need and no louder."""
+    model = model_of(seed, noise, spread)
+    most = np.random.default_rng(seed).uniform(0.2, 5, ATTACKS) * part * 1e9
+    found = model.amplitudes(np.full(cr.WRITTEN, start), most, NONE)
+    wanted = model.wanted
+    assert wanted[PLAIN]
+    assert found.min() >= 0
+    assert np.square(found).sum() >= cr.WRITTEN * start**2 / response.FARTHEST * (1 - 1e-9)
+    assert excess(model, found)[wanted].max() <= 1e-6
+    scores = fitting(model.bias + model.slope[:, None] * found)[1]
+    assert (scores - model.asked_score)[wanted].min() >= -1e-6
+    assert (model.share[~wanted] == 0).all()
+    assert model.share.sum() == pytest.approx(1)
+    # Those that are paid for are worth it.
+    if np.square(found).sum() > cr.WRITTEN * start**2 / response.FARTHEST * (1 + 1e-9):
+        paid = wanted & (model.share > 0.01) & (np.arange(ATTACKS) != PLAIN)
+        assert (np.square(found).sum() <= most[paid]).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -190,6 +214,37 @@ def test_the_model_learns_slope_bias_and_noise() -> None:
     repeats = of_battery("repeats")
     np.testing.assert_allclose(model.noise, np.square(rest).mean(1) * (1 - repeats))
     np.testing.assert_allclose(model.bias, own * (slope / slope[0])[:, None] + repeats[:, None] * rest, atol=1e-9)
+
+
+def test_noise_that_is_drawn_anew_is_told_from_what_the_picture_says() -> None:
+    random = np.random.default_rng(3)
+    slope, deviation = random.uniform(1, 2, ATTACKS) * 1e-3, random.uniform(0.3, 1.2, ATTACKS)
+    deviation[PLAIN] = 0
+    own = random.normal(size=cr.WRITTEN)
+    own -= own.mean()
+    bias = own * (slope / slope[PLAIN])[:, None]
+    model = Response(EVERY)
+    for loudness in (1500.0, 1300.0, 1700.0):
+        right = bias + slope[:, None] * loudness + deviation[:, None] * random.normal(size=(ATTACKS, cr.WRITTEN))
+        learn(model, right, given=loudness)
+    fresh = of_battery("repeats") == 0
+    assert fresh.sum() > 3
+    np.testing.assert_allclose(model.slope, slope, rtol=0.04)
+    np.testing.assert_allclose(model.noise[fresh], deviation[fresh] ** 2, rtol=0.15)
+    # Nothing of the noise is left in their biases; where the attack repeats itself, the mean of three trials is.
+    left = np.sqrt(np.square(model.bias - bias).mean(1))
+    assert left[fresh].max() < 0.06
+    lasting = of_battery("repeats") * deviation / math.sqrt(3)
+    np.testing.assert_allclose(left[~fresh], lasting[~fresh], rtol=0.15, atol=0.04)
+
+
+def test_slopes_come_from_proportions_of_any_shape() -> None:
+    random = np.random.default_rng(0)
+    model, loudness = Response(EVERY), random.uniform(0, 3000, cr.WRITTEN)
+    slope = random.uniform(1, 2, ATTACKS) * 1e-3
+    model.learn(EVERY, loudness, slope[:, None] * loudness)
+    np.testing.assert_allclose(model.slope, slope)
+    np.testing.assert_allclose(model.bias, 0, atol=1e-9)
 
 
 def test_trials_are_averaged_and_those_long_ago_forgotten() -> None:

@@ -112,6 +112,11 @@ def test_a_turned_square_is_found(
     assert first.geometry.warp is not None
     assert apart(first.geometry.warp.degrees, degrees) < 0.4
     assert str(first.geometry).startswith("turned ")
+    if not enlarged:
+        second = next(sync.turned(grey, reader))
+        check(second, grey, cover, payload)
+        assert second.geometry.warp is not None
+        assert apart(second.geometry.warp.degrees, degrees) < 0.4
 
 
 @pytest.mark.parametrize("enlarged", [False, True])
@@ -237,7 +242,7 @@ def test_with_the_key_it_is_found_and_without_it_it_is_not(
 @pytest.mark.parametrize(("height", "width", "seed"), [(256, 256, 0), (256, 256, 1), (300, 220, 2), (200, 208, 3)])
 def test_noise_holds_no_mark(height: int, width: int, seed: int, reader: Reader) -> None:
     grey = noise(height, width, seed)
-    for stage in (sync.rotated, sync.windows):
+    for stage in (sync.rotated, sync.windows, sync.turned):
         found = list(stage(grey, reader))
         assert 1 <= len(found) <= sync.CANDIDATES
         # Few pictures: an alarm that is to be expected in one of a thousand is far outside chance.
@@ -259,13 +264,13 @@ def test_a_faint_mark_is_found_and_never_read_wrongly(
 
 @pytest.mark.parametrize("value", [0.0, 128.0])
 def test_a_flat_picture_is_not_searched(value: float, reader: Reader) -> None:
-    for stage in (sync.rotated, sync.windows):
+    for stage in (sync.rotated, sync.windows, sync.turned):
         assert list(stage(np.full((90, 120), value, np.float32), reader)) == []
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (1, 40), (64, 3000)])
 def test_odd_pictures_are_searched_without_an_error(shape: tuple[int, int], reader: Reader) -> None:
-    for stage in (sync.rotated, sync.windows):
+    for stage in (sync.rotated, sync.windows, sync.turned):
         assert all(np.isfinite(found.score) for found in stage(noise(*shape, 0), reader))
 
 
@@ -275,11 +280,14 @@ def test_candidates_are_few_and_lie_apart_and_say_how_many_were_tried(reader: Re
     assert len(found) == sync.CANDIDATES
     assert found[0].score == max(f.score for f in found)
     assert {f.tries for f in found} == {119 * 2 * 8}  # angles, canvases, orientations
+    looked = list(sync.turned(grey, reader))
+    assert len(looked) == sync.CANDIDATES
+    assert {f.tries for f in looked} == {119 * 8}
     cut = list(sync.windows(Cut(0.75, 0.4, 0.8).of(marked()), reader))
     assert len(cut) == sync.CANDIDATES
     assert {f.tries for f in cut} == {cut[0].tries}
     assert cut[0].tries > 10**6
-    for one in (found, cut):
+    for one in (found, cut, looked):
         corners = [f.geometry.warp.matrix for f in one if f.geometry.warp is not None]
         assert len(set(corners)) == len(corners) == sync.CANDIDATES
 
@@ -428,3 +436,28 @@ def test_an_upright_mark_needs_no_search(reader: Reader, marked: Picture) -> Non
     assert standing.geometry.identity
     (lost,) = upright(shrunk(turned(marked(), 20.0))[None], reader)
     assert not lost.present
+
+
+class Stiff(Extractor):
+    """An extractor whose map is of use only where the picture stands upright: turned by hand it is noise."""
+
+    def __init__(self, inner: Extractor) -> None:
+        self.__dict__.update(inner.__dict__)
+        self.inner = inner
+        self.flips = np.where(np.random.default_rng(0).random((cr.SIZE, cr.SIZE)) < 0.5, -1, 1).astype(np.float32)
+
+    def white(self, pictures: F32) -> F32:
+        return self.inner.white(pictures) * self.flips
+
+    def spectra(self, white: F32) -> F32:
+        return self.inner.spectra(white * self.flips)
+
+
+def test_a_mark_that_is_lost_on_the_turned_map_is_found_on_turned_pictures(
+    reader: Reader, marked: Picture, payload: Payload
+) -> None:
+    stiff = Reader(Stiff(reader.extractor), reader.carriers)
+    cover = marked()
+    grey = turned(cover, 33.3)
+    assert not any(found.present for found in sync.rotated(grey, stiff))
+    check(next(sync.turned(grey, stiff)), grey, cover, payload)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,14 +21,14 @@ from medprov_watermark.coupling_network import CouplingNetwork
 from medprov_watermark.detection import DOUBT, pilot_score, tail
 from medprov_watermark.extractor import F32, Extractor, Reader, working_picture
 from medprov_watermark.payload import MAX_CHANCE, Payload, decode, encode
-from medprov_watermark.response import fitting
+from medprov_watermark.response import fitting, of_battery
 from medprov_watermark.tuning import _Loop, _quantised, _Trial
 from medprov_watermark.watermarker import DualWatermarker
 
 F64 = NDArray[np.float64]
+Phantom = Callable[..., NDArray[np.uint8]]
 ATTACKS = len(battery.ATTACKS)
-RESERVES = np.array([attack.reserve for attack in battery.ATTACKS])
-SCORES = np.array([attack.score for attack in battery.ATTACKS])
+RESERVES, SCORES = of_battery("reserve"), of_battery("score")
 PLAIN = 0
 
 
@@ -97,8 +99,8 @@ def test_the_largest_level_stands_for_nearly_the_largest_amplitude() -> None:
 
 
 def test_more_gain_and_higher_levels_mean_more_energy_and_a_clearer_mark(
-    wm: DualWatermarker, payload: Payload, phantom
-) -> None:  # type: ignore[no-untyped-def]
+    wm: DualWatermarker, payload: Payload, phantom: Phantom
+) -> None:
     release = wm._release
     cover, signs, reader = phantom(160, 160), signs_of(payload), Reader(release.extractor, cr.derive())
     energies, scores = [], []
@@ -156,12 +158,14 @@ def test_pilots_and_codeword_together_must_be_believed(which: int, payload: Payl
 
 def test_each_attack_is_judged_by_its_own_reserve(payload: Payload) -> None:
     signs = signs_of(payload)
-    low, high = sorted(set(RESERVES.tolist()))
-    row = answers_with((low + high) / 4, 20.0, signs)
-    expected = [attack.reserve == low for attack in battery.ATTACKS]
-    assert tuning.survived(np.stack([row] * ATTACKS), signs).tolist() == expected
-    tried = np.array([ATTACKS - 1, 0, 5])
-    assert tuning.survived(np.stack([row] * 3), signs, tried).tolist() == [expected[k] for k in tried]
+    reserves = sorted(set(RESERVES.tolist()))
+    assert len(reserves) > 1
+    for low, high in pairwise(reserves):
+        row = answers_with(tuning.SPARE * (low + high) / 2, 20.0, signs)
+        expected = [attack.reserve <= low for attack in battery.ATTACKS]
+        assert tuning.survived(np.stack([row] * ATTACKS), signs).tolist() == expected
+        tried = np.array([ATTACKS - 1, 0, 5])
+        assert tuning.survived(np.stack([row] * 3), signs, tried).tolist() == [expected[k] for k in tried]
 
 
 def test_similarity() -> None:
@@ -174,7 +178,7 @@ def test_similarity() -> None:
     assert tuning.similarity(a, 255 - a) < 0
 
 
-def test_similarity_is_near_the_usual_one(phantom) -> None:  # type: ignore[no-untyped-def]
+def test_similarity_is_near_the_usual_one(phantom: Phantom) -> None:
     cover = phantom(256, 256)
     noisy = np.clip(cover + np.random.default_rng(0).normal(0, 4, cover.shape), 0, 255).astype(np.uint8)
     assert tuning.similarity(cover, noisy) == pytest.approx(structural_similarity(cover, noisy), abs=0.03)
@@ -212,8 +216,8 @@ def replay(
 
 @pytest.mark.parametrize(("height", "width", "key"), [(160, 160, None), (150, 230, b"a consortium's secret")])
 def test_the_loop_ends_with_a_mark_that_reads(
-    height: int, width: int, key: bytes | None, wm: DualWatermarker, payload: Payload, phantom
-) -> None:  # type: ignore[no-untyped-def]
+    height: int, width: int, key: bytes | None, wm: DualWatermarker, payload: Payload, phantom: Phantom
+) -> None:
     carriers = cr.derive(key)
     reader, network = Reader(wm._release.extractor, carriers), wm._release.network
     cover, signs = phantom(height, width, seed=1), signs_of(payload, carriers)
@@ -232,8 +236,8 @@ def test_the_loop_ends_with_a_mark_that_reads(
 
 
 def test_the_same_picture_gives_the_same_mark(
-    plain_network: CouplingNetwork, blockwise_extractor: Extractor, payload: Payload, phantom
-) -> None:  # type: ignore[no-untyped-def]
+    plain_network: CouplingNetwork, blockwise_extractor: Extractor, payload: Payload, phantom: Phantom
+) -> None:
     reader, cover, signs = Reader(blockwise_extractor, cr.derive()), phantom(96, 120), signs_of(payload)
     one, two = (tuning.tune(cover, signs, plain_network, reader) for _ in range(2))
     assert (one.gain, one.pilots) == (two.gain, two.pilots)
@@ -261,29 +265,80 @@ def test_a_mark_costs_less_than_equal_amplitudes(
     assert tuned.reads
 
 
-def test_of_bearable_trials_the_one_that_passes_most_is_taken(
-    plain_network: CouplingNetwork, blockwise_extractor: Extractor, payload: Payload, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Passing more comes first, then less energy; what is too dear does not count, whatever it passes."""
-    floor = 255**2 / 10 ** (battery.ATTACKS[0].floor / 10)
-    plan = [(3, 0.9), (7, 0.8), (7, 0.7), (ATTACKS, 1.2)]
+FIRST = [np.arange(ATTACKS) < count for count in range(ATTACKS + 1)]
+EASY = np.array([attack.floor <= battery.ATTACKS[PLAIN].floor for attack in battery.ATTACKS])
+WHOLE, ALL_BUT_ONE = FIRST[ATTACKS], np.arange(ATTACKS) != 1
+
+
+def script(
+    monkeypatch: pytest.MonkeyPatch, plan: list[tuple[NDArray[np.bool_], float]], loud: int = tuning.LARGEST_GAIN
+) -> list[_Trial]:
+    """Let trials turn out as planned, each with what it passes and the part it spends of what the picture itself may.
+
+    Their gains are 1000, 1001 and so on. Later trials read if they are loud, and pass nothing else.
+    """
+    allowed = 255**2 / 10 ** (battery.ATTACKS[PLAIN].floor / 10)
     made: list[_Trial] = []
 
     def try_out(
         loop: _Loop, codes: NDArray[np.uint8], pilots: int, gain: int, tried: NDArray[np.intp] = tuning.EVERY
     ) -> _Trial:
-        passed, dear = plan[len(made)]
         right = np.random.default_rng(len(made)).normal(0.9, 1, (len(tried), cr.WRITTEN))
-        gain = 1000 + len(made)
-        made.append(_Trial(codes, pilots, gain, dear * floor, 0.0, tried, right, np.arange(ATTACKS) < passed))
+        if len(made) < len(plan):
+            gain = 1000 + len(made)
+            passed, dear = plan[len(made)]
+        else:
+            passed, dear = (gain >= loud) & FIRST[1], gain / 1000
+        made.append(_Trial(codes, pilots, gain, dear * allowed, 0.0, tried, right, passed))
         return made[-1]
 
     monkeypatch.setattr(_Loop, "try_out", try_out)
+    monkeypatch.setattr(tuning, "ROUNDS", len(plan))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("plan", "best"),
+    [
+        pytest.param([(EASY, 0.9), (FIRST[2], 0.2)], 0, id="more is passed"),
+        pytest.param([(EASY, 0.9), (EASY, 0.7), (EASY, 0.8)], 1, id="less energy"),
+        pytest.param([(EASY, 0.9), (WHOLE, 1.2)], 0, id="too dear for the picture itself"),
+        pytest.param([(FIRST[1], 0.9), (WHOLE & ~FIRST[1], 0.3)], 0, id="does not read"),
+        pytest.param([(WHOLE, 0.8), (ALL_BUT_ONE, 0.3)], 1, id="left floors behind"),
+        pytest.param([(WHOLE, 0.3), (ALL_BUT_ONE, 0.2)], 0, id="left no floor behind"),
+        pytest.param([(FIRST[1], 1.3), (WHOLE, 1.9)], 0, id="all are too dear"),
+    ],
+)
+def test_which_trial_is_taken(
+    plan: list[tuple[NDArray[np.bool_], float]],
+    best: int,
+    plain_network: CouplingNetwork,
+    blockwise_extractor: Extractor,
+    payload: Payload,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Passing more comes first, then less energy; an attack counts only where its floor is kept."""
+    made = script(monkeypatch, plan)
     cover = np.full((64, 64), 128, np.uint8)
     tuned = tuning.tune(cover, signs_of(payload), plain_network, Reader(blockwise_extractor, cr.derive()))
-    assert len(made) == tuning.ROUNDS == len(plan)
-    assert tuned.gain == 1002
-    assert tuned.passed.sum() == 7
+    assert len(made) == len(plan)
+    assert tuned.gain == 1000 + best
+    assert tuned.pilots == made[best].pilots
+    np.testing.assert_array_equal(tuned.codes, made[best].codes)
+    np.testing.assert_array_equal(tuned.passed, plan[best][0])
+
+
+def test_what_does_not_read_gets_louder_until_it_does(
+    plain_network: CouplingNetwork, blockwise_extractor: Extractor, payload: Payload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = script(monkeypatch, [(FIRST[0], 0.3), (FIRST[0], 0.4)], 4000)
+    cover = np.full((64, 64), 128, np.uint8)
+    tuned = tuning.tune(cover, signs_of(payload), plain_network, Reader(blockwise_extractor, cr.derive()))
+    gains = [trial.gain for trial in made]
+    assert gains[1:] == sorted(set(gains[1:]))
+    assert gains[-2] < 4000 <= gains[-1] == tuned.gain < 1.5 * 4000
+    assert tuned.reads
+    assert all(trial.pilots == made[1].pilots and (trial.codes == made[1].codes).all() for trial in made[2:])
 
 
 def test_the_quick_loop_tries_few_attacks_twice(
@@ -342,8 +397,8 @@ def test_a_region_over_everything_never_reads_unless_it_is_attenuated(
 
 
 def test_what_is_dear_is_counted_in_energy_and_likeness(
-    plain_network: CouplingNetwork, blockwise_extractor: Extractor, payload: Payload, phantom
-) -> None:  # type: ignore[no-untyped-def]
+    plain_network: CouplingNetwork, blockwise_extractor: Extractor, payload: Payload, phantom: Phantom
+) -> None:
     reader, cover, signs = Reader(blockwise_extractor, cr.derive()), phantom(128, 128), signs_of(payload)
     loop = _Loop(cover, signs, plain_network, reader, None, False)
     codes, pilots = np.full(cr.CODE, 2, np.uint8), 5 * cr.PILOTS
