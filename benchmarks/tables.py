@@ -19,18 +19,21 @@ from typing import Any
 
 from benchmarks import ours
 
-PEERS = "--peer blind_watermark,invisible_watermark,pee,blessmark_rule"
+PEERS = "--peer blind_watermark,invisible_watermark"
 COMMANDS = {
     "robustness": "python -m benchmarks.robustness --images DIR --split validation --per-modality 2 --offset 1 "
     "--list-records 100000 --json FILE",
-    "peers": "python -m benchmarks.robustness --images DIR --split validation --per-modality 1 --offset 1 "
-    f"{PEERS} --list-records 100000 --curves --json FILE",
-    "decoding": "python -m benchmarks.decoding --json FILE",
-    "restore": "python -m benchmarks.restore --images DIR --dicom DIR --split validation --json FILE",
+    "peers": "python -m benchmarks.robustness --images DIR --split validation --per-modality 1 --offset 1 --sizes 512 "
+    "--attacks none,rot90,flip_h,jpeg90,jpeg70,jpeg50,jpeg30,gblur7,median3,bright+50,gauss_sd5,gauss_sd12.75,rot15,"
+    f"crop25,screenshot,overwrite {PEERS} --json FILE",
+    "decoding": "python -m benchmarks.decoding --words 300 --json FILE",
+    "restore": "python -m benchmarks.restore --images DIR --per-modality 1 --json FILE",
     "features": "python -m benchmarks.features --images DIR --per-folder 6 --json FILE",
-    "false_alarm": "python -m benchmarks.false_alarm --images DIR --json FILE",
-    "amplitudes": "python -m benchmarks.amplitudes --images DIR --split validation --offset 1 --json FILE",
-    "speed": f"python -m benchmarks.speed {PEERS} --json FILE",
+    "false_alarm": "python -m benchmarks.false_alarm --images DIR --count 1500 --searched 150 --json FILE",
+    "amplitudes": "python -m benchmarks.amplitudes --images DIR --split validation --offset 1 --per-modality 1 "
+    "--json FILE",
+    "speed": f"python -m benchmarks.speed --sizes 256,512,1024 --runs 2 {PEERS} --json FILE",
+    "surrogate": "python -m benchmarks.surrogate --images DIR --pairs 16,64 --pictures 2 --json FILE",
     "verify_time": "python -m benchmarks.verify_time --json FILE",
 }
 PLOTS = {
@@ -38,7 +41,10 @@ PLOTS = {
         "psnr.png": "PSNR of marked pictures by modality",
         "sheet.png": "covers, marked pictures and their differences",
     },
-    "peers": {"curves.png": "share of exact messages against the strength of JPEG, noise, crop and rotation"},
+    "peers": {
+        "curves.png": "share of exact messages against the strength of JPEG, noise, crop and rotation "
+        "(the command of this section with --attacks none --curves and blind_watermark alone)"
+    },
 }
 DECODERS = {
     "bounded distance": "RS(16, 12), bounded distance, %",
@@ -343,6 +349,7 @@ SECTIONS = {
     "false_alarm": ("False alarms", false_alarms),
     "amplitudes": ("Tuned amplitudes against uniform ones", lambda data: raw(data["summary"])),
     "speed": ("Speed and memory", speed),
+    "surrogate": ("Attackers who have the software", lambda data: raw(data["summary"])),
     "verify_time": ("Time of a verification", raw),
 }
 

@@ -167,7 +167,7 @@ def halved(picture: Grey) -> Grey:
     return np.asarray(Image.fromarray(picture).reduce(2))
 
 
-_UPRIGHT, _TURNED, _WINDOW = (5.5, 8.0), (6.5, 2e3), (8.5, 1e6)
+_UPRIGHT, _TURNED, _WINDOW = (5.5, 8.0), (6.5, 2e3), (8.0, 1e6)
 _SURE, _CHANCY, _PLACED = 10.0, 16.0, 30.0
 _STEADY, _CODEC, _RANDOM = 0.95, 0.5, 0.0
 _MUST = 43.5, 0.965
@@ -204,6 +204,8 @@ ATTACKS: tuple[Attack, ...] = (
 )
 
 
+USUAL: tuple[int, ...] = tuple(k for k, attack in enumerate(ATTACKS) if attack.floor <= FLOOR)
+"""The attacks without those that spoil the picture."""
 QUICK: tuple[int, ...] = tuple(
     k for k, attack in enumerate(ATTACKS) if attack.name in ("none", "jpeg 28", "gaussian", "window")
 )

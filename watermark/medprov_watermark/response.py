@@ -28,8 +28,8 @@ PRESS, MOST_ASKED = 0.5, 60.0
 """Share of what a trial fell short of the model's hope by that is asked for besides, and bits at most."""
 SYSTEMATIC = 0.5
 """The least share of it that is taken not to be chance."""
-MODEST = 8.0
-"""Bits of reserve that are asked of an attack for which all of them cost too much."""
+MODEST, LOWER = 8.0, 1.3
+"""Bits of reserve at most, and by how much less of a pilot score, for an attack for which all of them cost too much."""
 STEPS, MORE_STEPS = 60, 30
 """Steps of the multipliers for each trial, and after an attack was given up."""
 NEAR = 40.0
@@ -151,18 +151,24 @@ class Response:
         The picture itself, what comes near what is asked, and what is wanted and was not passed so far.
         """
         spare = _room(self._answers(amplitudes[: cr.CODE], np.arange(len(self.wanted)))) - self.asked
-        scores = (self.bias + self.slope[:, None] * amplitudes)[:, cr.CODE :].sum(1) / np.sqrt(cr.PILOTS)
-        near = (spare < NEAR) | (scores < self.score + 1) | (self.share > 0.01) | self.wanted & ~passed
+        near = (
+            (spare < NEAR) | (self._scores(amplitudes) < self.score + 1) | (self.share > 0.01) | self.wanted & ~passed
+        )
         # What is far from passing need not be seen failing again.
         near &= self.known & (self.wanted | (spare > -NEAR))
         near[0] = True
         return np.flatnonzero(near)
 
-    def _pilots(self) -> F64:
-        """The amplitude of the pilots that each attack makes necessary."""
+    def _scores(self, amplitudes: F64) -> F64:
+        pilots = self.bias[:, cr.CODE :] + self.slope[:, None] * amplitudes[cr.CODE :]
+        return np.asarray(pilots.sum(1) / math.sqrt(cr.PILOTS), np.float64)
+
+    def _pilots(self, lower: float = 0.0) -> F64:
+        """The amplitude of the pilots that each attack makes necessary, for a score that is so much lower."""
+        asked = self.asked_score - np.maximum(lower, LOWER * self.modest)
         own = self.bias[:, cr.CODE :].sum(1) / np.sqrt(cr.PILOTS)
         return np.asarray(
-            np.maximum((self.asked_score - own) / np.sqrt(cr.PILOTS) / np.maximum(self.slope, 1e-9), 0.0), np.float64
+            np.maximum((asked - own) / np.sqrt(cr.PILOTS) / np.maximum(self.slope, 1e-9), 0.0), np.float64
         )
 
     def _asked(self) -> F64:
@@ -177,7 +183,7 @@ class Response:
     def _possible(self, start: F64, most: F64) -> NDArray[np.bool_]:
         """Which attacks would be survived with the present proportions at twice the energy that is allowed."""
         length = float(np.square(start).sum())
-        out = self._pilots() ** 2 * cr.PILOTS < most / 2
+        out = self._pilots(LOWER) ** 2 * cr.PILOTS < most / 2
         for limit in np.unique(most):
             these = np.flatnonzero(most == limit)
             answers = self._answers(start[: cr.CODE] * math.sqrt(2 * limit / length), these)
@@ -185,8 +191,12 @@ class Response:
         return out
 
     def _least(self, start: F64, share: F64, wanted: NDArray[np.bool_], steps: int) -> tuple[F64, F64]:
-        """The amplitudes, and which share each attack has in their cost (its multiplier)."""
-        pilots = np.full(cr.PILOTS, float(self._pilots()[wanted].max()))
+        """The amplitudes, and which share each attack has in their cost.
+
+        That is its multiplier for the code, and all of the pilots for the attack that needs the loudest ones.
+        """
+        needed = np.where(wanted, self._pilots(), 0.0)
+        pilots = np.full(cr.PILOTS, float(needed.max()))
         code = np.maximum(start[: cr.CODE], 0.05 * float(start.max()))
         which = np.flatnonzero(wanted)
         slope, asked = self.slope[which, None], self._asked()[which]
@@ -213,7 +223,11 @@ class Response:
             code = np.maximum(code - 0.5 * (code - pull) / (1 + fall), 0.0)
         shares = np.zeros(len(wanted))
         shares[which] = share
-        return np.concatenate([code * self._enough(code, which), pilots]), shares
+        code = code * self._enough(code, which)
+        part = float(np.square(pilots).sum()) / max(float(np.square(code).sum() + np.square(pilots).sum()), 1e-9)
+        shares *= 1 - part
+        shares[int(needed.argmax())] += part
+        return np.concatenate([code, pilots]), shares
 
     def _enough(self, code: F64, which: NDArray[np.intp]) -> float:
         """The factor at which amplitudes just satisfy the model: the steps stop a little beside it."""

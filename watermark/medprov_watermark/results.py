@@ -44,8 +44,8 @@ class Marked:
     short : bool
         The short form of W2: no cover hash, no signature.
     robust : bool
-        Whether W1 passed the whole battery of attacks (:mod:`medprov_watermark.battery`); small and hard pictures
-        may be marked without.
+        Whether W1 passed the battery of usual attacks (:data:`medprov_watermark.battery.USUAL`); small and hard
+        pictures may be marked without, and marks that were tuned quickly have not been tried.
     roi_mode : str
         ``"strict"``, ``"attenuate"`` or ``"off"``.
     roi_share : float

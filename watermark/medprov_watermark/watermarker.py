@@ -365,7 +365,7 @@ class DualWatermarker:
             psnr(image, second, frozen.legal[1]),
             frozen.gain,
             short,
-            bool(tuned.passed.all()),
+            bool(tuned.passed[list(battery.USUAL)].all()),
             OFF if frozen.roi is None else ATTENUATE if frozen.attenuate else STRICT,
             0.0 if frozen.roi is None else float(frozen.roi.mean()),
         )

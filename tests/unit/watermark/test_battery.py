@@ -153,6 +153,11 @@ def test_quality_is_given_for_what_every_picture_meets_and_not_for_what_spoils_i
     assert by_name["none"].floor == must.floor
 
 
+def test_usual_attacks_are_all_but_those_that_spoil_the_picture() -> None:
+    left_out = [NAMES[k] for k in range(len(NAMES)) if k not in battery.USUAL]
+    assert left_out == ["strong gaussian", "small window"]
+
+
 def test_the_quick_battery_is_a_part_of_it_that_begins_with_the_picture_itself() -> None:
     assert [battery.ATTACKS[k].name for k in battery.QUICK] == ["none", "jpeg 28", "gaussian", "window"]
 

@@ -325,10 +325,21 @@ def test_an_attack_of_little_worth_goes_before_a_cheaper_one_of_more() -> None:
     spent = float(np.square(model_of(2).amplitudes(START, PLENTY, NONE)).sum())
     dearest = int(model_of_share(2).argmax())
     most = np.full(ATTACKS, 10 * spent)
-    most[dearest] = 0.9 * spent
+    most[dearest] = 0.3 * spent
     model.amplitudes(START, most, NONE)
     assert not model.wanted[dearest]
     assert model.wanted.sum() == ATTACKS - 1
+
+
+def test_an_attack_that_is_a_little_too_dear_is_asked_for_less_and_kept() -> None:
+    model = model_of(2)
+    spent = float(np.square(model_of(2).amplitudes(START, PLENTY, NONE)).sum())
+    dearest = int(model_of_share(2).argmax())
+    most = np.full(ATTACKS, 10 * spent)
+    most[dearest] = 0.97 * spent
+    found = model.amplitudes(START, most, NONE)
+    assert model.wanted[dearest] and model.modest[dearest]
+    assert np.square(found).sum() <= 0.97 * spent
 
 
 def model_of_share(seed: int) -> F64:
