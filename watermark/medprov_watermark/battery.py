@@ -170,7 +170,7 @@ def halved(picture: Grey) -> Grey:
 _UPRIGHT, _TURNED, _WINDOW = (5.5, 8.0), (6.5, 2e3), (8.0, 1e6)
 _SURE, _CHANCY, _PLACED = 10.0, 16.0, 30.0
 _STEADY, _CODEC, _RANDOM = 0.95, 0.5, 0.0
-_MUST = 43.5, 0.965
+_MUST, _OFTEN = (43.5, 0.965), (44.3, 0.97)
 _LUXURY = 46.5, 0.99
 """Quality that is given away for what every picture meets, and not for what spoils the picture itself."""
 
@@ -199,6 +199,7 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("blackout", lambda p, r: whole(blackout(p, 0.25, r)), _PLACED, *_UPRIGHT, _RANDOM),
     Attack("turned", lambda p, r: turned(p, float(r.uniform(5, 45))), _CHANCY, *_TURNED, _CODEC),
     Attack("window", lambda p, r: window(p, 0.5, r), _PLACED, *_WINDOW, _RANDOM),
+    Attack("large window", lambda p, r: window(p, 0.8, r), _CHANCY, *_WINDOW, _RANDOM, *_OFTEN),
     Attack("strong gaussian", lambda p, r: whole(gaussian(p, 25, r)), _CHANCY, *_UPRIGHT, _RANDOM, *_LUXURY),
     Attack("small window", lambda p, r: window(p, 0.4, r), _PLACED, *_WINDOW, _RANDOM, *_LUXURY),
 )

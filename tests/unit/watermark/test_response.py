@@ -342,6 +342,35 @@ def test_an_attack_that_is_a_little_too_dear_is_asked_for_less_and_kept() -> Non
     assert np.square(found).sum() <= 0.97 * spent
 
 
+def test_the_picture_itself_is_asked_for_whatever_it_costs() -> None:
+    model = model_of(1)
+    model.slope[PLAIN] *= 0.1
+    found = model.amplitudes(START, np.full(ATTACKS, 1e-6), NONE)
+    assert np.flatnonzero(model.wanted).tolist() == [PLAIN]
+    assert excess(model, found)[PLAIN] <= 1e-6
+    # Nor does it go when, of those that passed, it is the one that costs most.
+    other = model_of(1)
+    other.slope[PLAIN] *= 0.1
+    spent = float(np.square(other.amplitudes(START, PLENTY, NONE)).sum())
+    assert int(other.share.argmax()) == PLAIN
+    other.amplitudes(START, np.full(ATTACKS, 0.9 * spent), ~NONE)
+    assert other.wanted[PLAIN]
+
+
+def test_of_two_that_are_too_dear_the_one_that_costs_more_goes_first() -> None:
+    model = model_of(4)
+    first, second = 6, 9
+    model.slope[first] *= 0.5
+    model.slope[second] *= 0.6
+    both = float(np.square(model.amplitudes(START, PLENTY, NONE)).sum())
+    assert model.share[first] > model.share[second] > 0.01
+    most = np.full(ATTACKS, 10 * both)
+    most[[first, second]] = 0.95 * both
+    model.amplitudes(START, most, ~NONE)
+    assert not model.wanted[first]
+    assert model.wanted[second]
+
+
 def model_of_share(seed: int) -> F64:
     model = model_of(seed)
     model.amplitudes(START, PLENTY, NONE)
