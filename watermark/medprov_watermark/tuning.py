@@ -227,7 +227,7 @@ def tune(
     roi : bool array (H, W) or None
         True where no sample may change, or where it changes less.
     quick : bool
-        Two trials with a few attacks of the battery, in place of four with all of it.
+        Two trials with a few attacks of the battery, in place of five with all of it.
     attenuate : bool
         The mark is scaled down in `roi` instead of left out.
 
