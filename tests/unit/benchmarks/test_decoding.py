@@ -72,11 +72,11 @@ def test_all_figures_go_into_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(decoding, "AMPLITUDES", (0.3, 5.0))
     data = decoding.measure(20, 500)
     assert [row["amplitude"] for row in data["read"]] == [0.3, 5.0]
-    # The 80 words of noise look as good as a chance about as often as it says.
+    # The 80 words of noise look as good as a chance at most as often as it says, give or take a few.
     shares = list(data["noise accepted"].values())
     assert list(data["noise accepted"]) == ["0.25", "0.0625", "0.01562", "0.007812"]
     assert sorted(shares, reverse=True) == shares
-    assert 0.1 < shares[0] < 0.45
+    assert 0.02 < shares[0] < 0.35
     assert shares[-1] < 0.05
     assert data["noise decoded to a payload"] <= 0.05
     assert (data["records"], data["noise looked up"], data["noise found in the directory"]) == (500, 2, 0)
