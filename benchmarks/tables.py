@@ -32,7 +32,7 @@ COMMANDS = {
     "false_alarm": "python -m benchmarks.false_alarm --images DIR --count 1500 --searched 150 --json FILE",
     "amplitudes": "python -m benchmarks.amplitudes --images DIR --split validation --offset 1 --per-modality 1 "
     "--json FILE",
-    "speed": f"python -m benchmarks.speed --sizes 256,512,1024 --runs 2 {PEERS} --json FILE",
+    "speed": f"python -m benchmarks.speed --sizes 512 --runs 1 {PEERS} --json FILE",
     "surrogate": "python -m benchmarks.surrogate --images DIR --pairs 16,64 --pictures 2 --json FILE",
     "verify_time": "python -m benchmarks.verify_time --json FILE",
 }

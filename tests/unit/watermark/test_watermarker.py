@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from medprov_watermark import battery, coupling, detection, integrity, region, tuning
 from medprov_watermark import body as w2
 from medprov_watermark import carriers as cr
-from medprov_watermark import coupling, detection, integrity, region, tuning
 from medprov_watermark.coupling_network import CouplingNetwork
 from medprov_watermark.errors import AlreadyMarkedError, CapacityError, EmbedError, RestoreError, WatermarkError
 from medprov_watermark.extractor import working_picture
@@ -88,7 +88,8 @@ def test_the_statement_names_what_it_should(wm: DualWatermarker, case, payload: 
 
 def test_the_signer_is_asked_for_this_statement_and_its_bytes_come_back(wm: DualWatermarker, case) -> None:  # type: ignore[no-untyped-def]
     assert not case.marked.short
-    assert case.notary.asked[-1] == case.marked.image_mark
+    # Where a finished picture is made louder in vain, the last one that was asked about is not the one that leaves.
+    assert case.notary.asked.count(case.marked.image_mark) == 1
     assert len(case.marked.signature) == 65
     found = wm.integrity(case.marked.image)
     assert found.signature == case.marked.signature
@@ -154,7 +155,7 @@ def test_strict_means_that_not_one_pixel_differs(wm: DualWatermarker, payload: P
     cells = region.from_mask(mask, data.draw(st.sampled_from(region.SIDES)))
     gain = data.draw(st.sampled_from([300, 2000, 20000]))
     codes = np.random.default_rng(0).integers(0, 4, cr.CODE).astype(np.uint8)
-    tuned = tuning.Tuned(codes, 400, gain, np.zeros(1, np.bool_))
+    tuned = tuning.Tuned(codes, 400, gain, np.zeros(len(battery.ATTACKS), np.bool_))
     frozen = coupling.Frozen(gain, 0, 0, (0, 255), None, region.to_mask(cells, shape), attenuate=attenuate)
     signs = wm._signs(payload)
     try:
