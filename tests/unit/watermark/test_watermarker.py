@@ -666,9 +666,10 @@ def unmarked(phantom) -> list[Samples]:  # type: ignore[no-untyped-def]
     return [*made, (row + column // 3).clip(0, 255).astype(np.uint8), deep.astype(np.uint16)]
 
 
+@pytest.mark.slow
 def test_unmarked_pictures_give_no_mark(wm: DualWatermarker, phantom) -> None:  # type: ignore[no-untyped-def]
     for number, image in enumerate(unmarked(phantom)):
-        found = wm.extract(image, search=number % 3 == 0)  # a search takes a second
+        found = wm.extract(image, search=number % 3 == 0)  # a search takes seconds
         assert not found.present, number
         assert found.payload is None, number
         assert found.integrity.state == "absent", number
