@@ -89,10 +89,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="40 pictures, under a minute")
     args = parser.parse_args()
-    count = 40 if args.quick else args.count
+    count, searched = (40, 8) if args.quick else (args.count, args.searched)
     paths = list_images(args.images) if args.images else []
     with ProcessPoolExecutor(args.workers) as pool:
-        found = list(pool.map(partial(read, paths, args.searched), range(count), chunksize=16))
+        found = list(pool.map(partial(read, paths, searched), range(count), chunksize=16))
     scores = np.array([score for seen in found for score in seen.scores])
     presence = np.array([seen.presence for seen in found])
     payloads = sum(seen.payload for seen in found)
@@ -100,7 +100,7 @@ def main() -> int:
     claimed = np.array([seen.false_alarm for seen in found])
     figures = {
         "pictures": count,
-        "searched": min(count, args.searched),
+        "searched": min(count, searched),
         "files": len(paths),
         "payloads": payloads,
         "integrity_marks": sum(seen.intact for seen in found),

@@ -43,7 +43,7 @@ def encode(data: Bits) -> Bits:
     """Codewords, uint8 (..., LENGTH), of data bits (..., DATA_BITS)."""
     # float32 is exact here and has a fast product.
     sums = data.astype(np.float32) @ generator_matrix().astype(np.float32)
-    return np.asarray(sums.astype(np.int64) & 1, np.uint8)
+    return np.asarray(sums.astype(np.uint8) & 1, np.uint8)
 
 
 def nearest(soft: NDArray[np.floating]) -> Bits:

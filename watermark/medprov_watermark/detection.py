@@ -24,8 +24,8 @@ DOUBT = FALSE_ALARM / 25
 """Product of the pilots' and the codeword's chance below which a payload is believed. The two are independent on an
 unmarked picture, so their product lies below p with a probability of ``p (1 - log p)``, less than FALSE_ALARM here."""
 DEGREES, SPREAD = 400, 1.1
-"""Law of the score on unmarked pictures: SPREAD times Student's t with DEGREES of freedom. The 832 coefficients of the
-null carriers would give 832 degrees if all were alike; ``benchmarks/false_alarm.py`` measures both figures, and these
+"""Law of the score on unmarked pictures: SPREAD times Student's t with DEGREES of freedom. The 725 coefficients of the
+null carriers would give 725 degrees if all were alike; ``benchmarks/false_alarm.py`` measures both figures, and these
 are on the safe side of them."""
 MEASURED_FALSE_ALARM = 3 / 400
 """Bound at 95 % from counting: no mark in 400 unmarked pictures that were searched at all angles and windows
