@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     mark.add_argument(
         "--quick",
         action="store_true",
-        help="a few seconds less for each picture: the mark is tried against four attacks instead of twenty",
+        help="a few seconds less for each picture: the mark is tried against four attacks instead of all",
     )
     restore = commands.add_parser(
         "restore",

@@ -29,7 +29,8 @@ null carriers would give 725 degrees if all were alike; ``benchmarks/false_alarm
 are on the safe side of them."""
 MEASURED_FALSE_ALARM = 3 / 400
 """Bound at 95 % from counting: no mark in 400 unmarked pictures that were searched at all angles and windows
-(``benchmarks/false_alarm.py``; rule of three)."""
+(``benchmarks/false_alarm.py``; rule of three). Counted with the former weights and without the search of
+:func:`medprov_watermark.synchronisation.turned`."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,11 @@ def upright(pictures: F32, reader: Reader) -> list[Detection]:
     ----------
     pictures : float32 array (B, SIZE, SIZE)
         What :func:`medprov_watermark.extractor.working_picture` gives.
+
+    Returns
+    -------
+    list of Detection
+        NOTHING for a flat picture.
     """
     found = [NOTHING] * len(pictures)
     some = [i for i, picture in enumerate(pictures) if not flat(picture)]

@@ -96,7 +96,7 @@ def rotated(grey: F32, reader: Reader) -> Iterator[Detection]:
 def turned(grey: F32, reader: Reader) -> Iterator[Detection]:
     """Marks turned by any angle on the same canvas, for which the extractor looks at the picture at every angle.
 
-    A map does not turn quite as its picture does, and faint marks are lost on it; this takes a second or two more.
+    A map does not turn quite as its picture does, and faint marks are lost on it; this takes some three seconds more.
 
     Parameters
     ----------

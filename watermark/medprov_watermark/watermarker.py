@@ -210,7 +210,7 @@ class DualWatermarker:
             ``"strict"``: not one sample of the region changes. ``"attenuate"``: W1 is halved there. ``"off"``: the
             region is ignored.
         quick : bool
-            Tune the mark with two trials and a few attacks only: three times as fast, and a decibel or so dearer.
+            Tune the mark with two trials and a few attacks only: faster, but not tried against most of what may happen.
 
         Raises
         ------
