@@ -12,7 +12,7 @@ Watermarking System for Broadcast Monitoring", SPIE 3657, 1999.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,10 +33,12 @@ LEAST_WINDOW = 0.58
 """Smallest side of a window that is searched for, as a share of the cover's side."""
 CANDIDATES = 3
 """Hypotheses that are refined and read."""
-_ROUGH = 24
+PASTED = ((0, 0), (4, 4), (0, 4), (4, 0))
+"""Places (row, column) at which the extractor sees a window: its answer depends on the place modulo 8."""
+_ROUGH, _LOOKED = 24, 8
 _APART = 0.02
 _STEPS = (("angle", math.radians(0.3)), ("scale", 0.005), ("x", 0.002), ("y", 0.002))
-_ROUNDS = 3
+_ON_MAP, _ON_PICTURE = (1.0, 1.0, 0.5, 0.25), (1.0, 0.5)
 _SIZE = cr.SIZE
 _IDENTITY: Matrix = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -45,8 +47,9 @@ _IDENTITY: Matrix = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 class _Hypothesis:
     """Where the cover's frame lies.
 
-    `matrix` goes from the cover's unit square to the unit square of `white`, of which the picture at hand fills the
-    upper left `filled`; `onward` goes from there to its pixels, and the cover's frame is `height` x `width` of these.
+    `matrix` goes from the cover's unit square to the unit square of `white`, in which `centre` (x, y) is the middle of
+    what the picture at hand shows; `onward` goes from there to its pixels, and the cover's frame is `height` x `width`
+    of these.
     """
 
     score: float
@@ -55,7 +58,15 @@ class _Hypothesis:
     onward: Matrix
     height: float
     width: float
-    filled: float = 1.0
+    centre: tuple[float, float] = (0.5, 0.5)
+
+    @property
+    def frame(self) -> Matrix:
+        """From the cover's unit square to pixels of the picture at hand."""
+        return compose(self.onward, self.matrix)
+
+
+Look = Callable[[Iterable[_Hypothesis]], list[_Hypothesis]]
 
 
 def rotated(grey: F32, reader: Reader) -> Iterator[Detection]:
@@ -90,7 +101,10 @@ def rotated(grey: F32, reader: Reader) -> Iterator[Detection]:
         matrix = compose(matrix, unit_matrix(orientations[o]))
         h, w = (w, h) if orientations[o].turns % 2 else (h, w)
         found.append(_Hypothesis(float(scores[i, o]), matrix, white, onward, h, w))
-    yield from _read(grey, found, reader, scores.size)
+    look = _looker(grey, reader)
+    for hypothesis in _ranked(look(_apart(_on_map(reader)(found))[:_LOOKED]))[:CANDIDATES]:
+        (fine,) = look([_refined(hypothesis, _on_map(reader), _ON_MAP)])
+        yield _detection(fine, reader, scores.size)
 
 
 def turned(grey: F32, reader: Reader) -> Iterator[Detection]:
@@ -116,35 +130,14 @@ def turned(grey: F32, reader: Reader) -> Iterator[Detection]:
     seen = each(lambda matrix: framed(grey, compose(onward, matrix)), angles)
     white = reader.extractor.white(np.stack([picture for picture, _ in seen])) * np.stack([shown for _, shown in seen])
     scores = _oriented_scores(reader.extractor.spectra(white), reader, orientations)
-    kept: list[Matrix] = []
-    for place in np.argsort(scores, axis=None)[::-1].tolist():
+    found = []
+    for place in np.argsort(scores, axis=None)[::-1][:_ROUGH].tolist():
         i, o = divmod(place, len(orientations))
         matrix = compose(angles[i], unit_matrix(orientations[o]))
-        if any(_distance(matrix, other) < _APART for other in kept):
-            continue
-        kept.append(matrix)
-        best, middle = _whole(grey, matrix, onward, reader, scores.size), angles[i]
-        for step in (ANGLE_STEP / 2, ANGLE_STEP / 4, ANGLE_STEP / 8):
-            for sign in (1.0, -1.0):
-                moved = compose(_nudge("angle", sign * math.radians(step), height / width, 0.5), middle)
-                found = _whole(grey, compose(moved, unit_matrix(orientations[o])), onward, reader, scores.size)
-                if found.score > best.score:
-                    best, middle = found, moved
-                    break
-        yield best
-        if len(kept) == CANDIDATES:
-            return
-
-
-def _whole(grey: F32, matrix: Matrix, onward: Matrix, reader: Reader, tries: int) -> Detection:
-    """What is read in a frame of the canvas' size, which `matrix` brings into the canvas' unit square."""
-    height, width = grey.shape
-    to_pixels = compose(onward, matrix)
-    picture, shown = framed(grey, to_pixels)
-    answers = reader(picture[None], shown[None])
-    warp = Warp(compose(to_pixels, (1 / width, 0.0, 0.0, 0.0, 1 / height, 0.0)), height, width)
-    score = float(pilot_score(answers, reader.carriers)[0])
-    return Detection(score, Geometry(warp=warp), answers[0, : cr.CODE], tries)
+        found.append(_Hypothesis(float(scores[i, o]), matrix, white[i], onward, height, width))
+    look = _looker(grey, reader)
+    for hypothesis in _ranked(look(_apart(found)[:CANDIDATES])):
+        yield _detection(_refined(hypothesis, look, _ON_PICTURE), reader, scores.size)
 
 
 def windows(grey: F32, reader: Reader) -> Iterator[Detection]:
@@ -157,54 +150,117 @@ def windows(grey: F32, reader: Reader) -> Iterator[Detection]:
     Yields
     ------
     Detection
-        At most CANDIDATES, the best first.
+        One for each of the PASTED places, then the best CANDIDATES of all.
     """
     picture = shrunk(grey)
     if flat(picture):
         return
     scales = np.exp(np.arange(math.log(LEAST_WINDOW), math.log(0.995), SCALE_STEP))
     sides = np.unique(np.rint(scales * _SIZE).astype(int)).tolist()
-    canvases = np.full((len(sides), _SIZE, _SIZE), picture.mean(), np.float32)
-    shown = np.zeros(canvases.shape, np.bool_)
-    for canvas, mask, side in zip(canvases, shown, sides, strict=True):
-        canvas[:side, :side], mask[:side, :side] = shrunk(grey, side), True
+    parts = [shrunk(grey, side) for side in sides]
     templates = np.fft.rfft2(np.stack([g.apply(_pilot_template(reader)) for g in ALL]))
-    found: list[_Hypothesis] = []
-    tries = 0
-    for side, white in zip(sides, reader.extractor.white(canvases) * shown, strict=True):
-        room = _SIZE - side + 1
-        maps = np.fft.irfft2(templates * np.conj(np.fft.rfft2(white)), s=(_SIZE, _SIZE))
-        maps = maps[:, :room, :room] / max(float(maps.std()), 1e-9)
-        tries += maps.size
-        onward: Matrix = (grey.shape[1] * _SIZE / side, 0.0, 0.0, 0.0, grey.shape[0] * _SIZE / side, 0.0)
-        h, w = grey.shape[0] * _SIZE / side, grey.shape[1] * _SIZE / side
-        for geometry, scores in zip(ALL, maps, strict=True):
-            top, left = divmod(int(scores.argmax()), room)
-            matrix = compose((1.0, 0.0, -left / _SIZE, 0.0, 1.0, -top / _SIZE), unit_matrix(geometry))
-            shape = (w, h) if geometry.turns % 2 else (h, w)
-            found.append(_Hypothesis(float(scores[top, left]), matrix, white, onward, *shape, side / _SIZE))
-    found.sort(key=lambda h: -h.score)
-    yield from _read(grey, found[:_ROUGH], reader, tries)
+    tries = sum((_SIZE - side + 1) ** 2 for side in sides) * len(ALL)
+    look, best = _looker(grey, reader), []
+    for place in PASTED:
+        whites = _pasted(parts, place, reader)
+        found = [
+            h for part, white in zip(parts, whites, strict=True) for h in _fitted(white, len(part), grey, templates)
+        ]
+        seen = _ranked(look(_apart(_on_map(reader)(_ranked(found)[:_ROUGH]))[:_LOOKED]))
+        (fine,) = look([_refined(seen[0], _on_map(reader), _ON_MAP)])
+        yield _detection(fine, reader, tries)
+        best += [fine, *seen[1:]]
+    for hypothesis in _apart(best)[:CANDIDATES]:
+        yield _detection(_refined(hypothesis, look, _ON_PICTURE), reader, tries)
 
 
-def _read(grey: F32, found: Iterable[_Hypothesis], reader: Reader, tries: int) -> Iterator[Detection]:
-    """Refine hypotheses, bring the picture into their frames and read it."""
-    ranked = sorted((replace(h, score=_score(h, reader)) for h in found), key=lambda h: -h.score)
+def _pasted(parts: Sequence[F32], place: tuple[int, int], reader: Reader) -> F32:
+    """What the extractor makes of a window of each size at `place`, moved to the upper left corner."""
+    canvases = np.empty((len(parts), _SIZE, _SIZE), np.float32)
+    corners = []
+    for canvas, part in zip(canvases, parts, strict=True):
+        side = len(part)
+        y, x = (min(p, _SIZE - side) for p in place)
+        canvas[:] = part.mean()
+        canvas[y : y + side, x : x + side] = part
+        corners.append((y, x))
+    out = np.zeros_like(canvases)
+    for white, map_, part, (y, x) in zip(out, reader.extractor.white(canvases), parts, corners, strict=True):
+        side = len(part)
+        white[:side, :side] = map_[y : y + side, x : x + side]
+    return out
+
+
+def _fitted(white: F32, side: int, grey: F32, templates: NDArray[np.complexfloating]) -> Iterator[_Hypothesis]:
+    """Where a window of one size fits best in each orientation."""
+    room = _SIZE - side + 1
+    maps = np.fft.irfft2(templates * np.conj(np.fft.rfft2(white)), s=(_SIZE, _SIZE))
+    maps = maps[:, :room, :room] / max(float(maps.std()), 1e-9)
+    height, width = (n * _SIZE / side for n in grey.shape)
+    onward: Matrix = (width, 0.0, 0.0, 0.0, height, 0.0)
+    for geometry, scores in zip(ALL, maps, strict=True):
+        top, left = divmod(int(scores.argmax()), room)
+        matrix = compose((1.0, 0.0, -left / _SIZE, 0.0, 1.0, -top / _SIZE), unit_matrix(geometry))
+        frame = (width, height) if geometry.turns % 2 else (height, width)
+        yield _Hypothesis(float(scores[top, left]), matrix, white, onward, *frame)
+
+
+def _ranked(found: Iterable[_Hypothesis]) -> list[_Hypothesis]:
+    return sorted(found, key=lambda h: -h.score)
+
+
+def _apart(found: Iterable[_Hypothesis]) -> list[_Hypothesis]:
+    """The best first, without those that nearly repeat a better one."""
     kept: list[_Hypothesis] = []
-    for hypothesis in ranked:
-        if len(kept) == CANDIDATES:
-            return
-        if any(_distance(hypothesis.matrix, k.matrix) < _APART for k in kept):
-            continue
-        kept.append(hypothesis)
-        fine = _refined(hypothesis, grey.shape[0] / grey.shape[1], reader)
-        matrix = compose(fine.onward, fine.matrix)
-        picture, shown = framed(grey, matrix)
-        answers = reader(picture[None], shown[None])
-        height, width = max(1, round(fine.height)), max(1, round(fine.width))
-        warp = Warp(compose(matrix, (1 / width, 0.0, 0.0, 0.0, 1 / height, 0.0)), height, width)
-        score = float(pilot_score(answers, reader.carriers)[0])
-        yield Detection(score, Geometry(warp=warp), answers[0, : cr.CODE], tries)
+    for hypothesis in _ranked(found):
+        near = _APART * max(hypothesis.height, hypothesis.width)
+        if all(_distance(hypothesis.frame, k.frame) >= near for k in kept):
+            kept.append(hypothesis)
+    return kept
+
+
+def _on_map(reader: Reader) -> Look:
+    """Scores of hypotheses from the map that each of them has."""
+
+    def look(found: Iterable[_Hypothesis]) -> list[_Hypothesis]:
+        return [replace(h, score=_score(h, reader)) for h in found]
+
+    return look
+
+
+def _looker(grey: F32, reader: Reader) -> Look:
+    """Hypotheses with what the extractor makes of the picture in the frame that each of them supposes.
+
+    Its answer depends on where a picture lies among its blocks, so this is more than a map that was moved there.
+    """
+
+    def look(found: Iterable[_Hypothesis]) -> list[_Hypothesis]:
+        supposed = list(found)
+        framed_ = each(lambda h: framed(grey, h.frame), supposed)
+        maps = reader.extractor.white(np.stack([p for p, _ in framed_])) * np.stack([shown for _, shown in framed_])
+        scores = pilot_score(reader.answers(reader.extractor.spectra(maps)), reader.carriers)
+        return [
+            replace(h, score=float(score), matrix=_IDENTITY, white=white, onward=h.frame, centre=_middle(shown))
+            for h, score, white, (_, shown) in zip(supposed, scores, maps, framed_, strict=True)
+        ]
+
+    return look
+
+
+def _detection(hypothesis: _Hypothesis, reader: Reader, tries: int) -> Detection:
+    """What is read in the frame of a hypothesis that was looked at."""
+    answers = reader.answers(reader.extractor.spectra(hypothesis.white[None]))
+    height, width = max(1, round(hypothesis.height)), max(1, round(hypothesis.width))
+    warp = Warp(compose(hypothesis.frame, (1 / width, 0.0, 0.0, 0.0, 1 / height, 0.0)), height, width)
+    return Detection(hypothesis.score, Geometry(warp=warp), answers[0, : cr.CODE], tries)
+
+
+def _middle(shown: NDArray[np.bool_]) -> tuple[float, float]:
+    """Centre of gravity (x, y) in the unit square."""
+    rows, columns = np.nonzero(shown)
+    if not rows.size:
+        return 0.5, 0.5
+    return (float(columns.mean()) + 0.5) / _SIZE, (float(rows.mean()) + 0.5) / _SIZE
 
 
 def framed(grey: F32, matrix: Matrix) -> tuple[F32, NDArray[np.bool_]]:
@@ -282,37 +338,54 @@ def _score(hypothesis: _Hypothesis, reader: Reader) -> float:
     return float(pilot_score(reader.answers(spectra), reader.carriers)[0])
 
 
-def _refined(hypothesis: _Hypothesis, aspect: float, reader: Reader) -> _Hypothesis:
+def _refined(start: _Hypothesis, look: Look, rounds: Sequence[float]) -> _Hypothesis:
     """Climb to the nearest maximum of the pilot score over angle, size and place.
 
-    Turns and sizes are about the middle of the picture at hand: about that of the frame they would move a window, and
-    a better one would look worse.
+    Each round looks to both sides along each of the four, by so many of the _STEPS, and then at where parabolas have
+    their tops. Turns and sizes are about the middle of what the picture at hand shows: about that of the frame they
+    would move a window, and a better one would look worse.
     """
-    best = hypothesis
-    for halving in range(_ROUNDS):
-        for name, step in _STEPS * 2:
-            for sign in (1.0, -1.0):
-                nudge = _nudge(name, sign * step / 2**halving, aspect, best.filled / 2)
-                moved = replace(best, matrix=compose(nudge, best.matrix))
-                moved = replace(moved, score=_score(moved, reader))
-                if moved.score > best.score:
-                    best = moved
-                    break
+    best = start
+    for share in rounds:
+        aspect = best.height / best.width
+
+        def moved(nudges: Iterable[tuple[str, float]], best: _Hypothesis = best, aspect: float = aspect) -> _Hypothesis:
+            matrix = best.matrix
+            for name, amount in nudges:
+                matrix = compose(_nudge(name, amount, aspect, best.centre), matrix)
+            return replace(best, matrix=matrix)
+
+        steps = [(name, share * step) for name, step in _STEPS]
+        sides = look([moved([(name, sign * step)]) for name, step in steps for sign in (-1.0, 1.0)])
+        scores = np.array([h.score for h in sides]).reshape(-1, 2)
+        tops = [
+            (name, step * _top(low, best.score, high)) for (name, step), (low, high) in zip(steps, scores, strict=True)
+        ]
+        best = max([best, *sides, *look([moved(tops)])], key=lambda h: h.score)
     return best
 
 
-def _nudge(name: str, amount: float, aspect: float, centre: float) -> Matrix:
-    """A small change of the unit square: about a point on its diagonal, or along an axis."""
+def _top(low: float, middle: float, high: float) -> float:
+    """Where the parabola through values at -1, 0 and 1 has its top, within these."""
+    bend = 2 * middle - low - high
+    if bend <= 0:
+        return 1.0 if high > low else -1.0
+    return max(-1.0, min(1.0, (high - low) / (2 * bend)))
+
+
+def _nudge(name: str, amount: float, aspect: float, centre: tuple[float, float]) -> Matrix:
+    """A small change of the unit square: about a point (x, y), or along an axis."""
     if name == "x":
         return (1.0, 0.0, amount, 0.0, 1.0, 0.0)
     if name == "y":
         return (1.0, 0.0, 0.0, 0.0, 1.0, amount)
+    x, y = centre
     if name == "scale":
         k = 1 + amount
-        return (k, 0.0, (1 - k) * centre, 0.0, k, (1 - k) * centre)
+        return (k, 0.0, (1 - k) * x, 0.0, k, (1 - k) * y)
     c, s = math.cos(amount), math.sin(amount)
     across, down = s * aspect, -s / aspect
-    return (c, across, (1 - c - across) * centre, down, c, (1 - c - down) * centre)
+    return (c, across, (1 - c) * x - across * y, down, c, (1 - c) * y - down * x)
 
 
 def _distance(first: Matrix, second: Matrix) -> float:
