@@ -1,10 +1,10 @@
 """Pictures of the results: strength curves, PSNR by modality, and a sheet of covers and marked pictures.
 
-    python -m benchmarks.plots [--json FILE FILE] [--images DIR] [--out docs/plots] [--quick]
+    python -m benchmarks.plots [--json FILE FILE] [--tradeoff FILE] [--images DIR] [--out docs/plots] [--quick]
 
 The files come from ``benchmarks.robustness``: ``psnr.png`` is drawn from the first that is there, ``curves.png`` from
-the last that was measured with ``--curves``. ``sheet.png`` marks one picture of each modality of ``--images``, or what
-ships with scikit-image and phantoms.
+the last that was measured with ``--curves``, ``tradeoff.png`` from one of ``benchmarks.tradeoff``. ``sheet.png`` marks
+one picture of each modality of ``--images``, or what ships with scikit-image and phantoms.
 """
 
 from __future__ import annotations
@@ -117,6 +117,36 @@ def psnr_boxes(report: dict[str, Any], target: Path) -> None:
     _save(figure, target)
 
 
+def tradeoff(report: dict[str, Any], target: Path) -> None:
+    """Exact share against the mean PSNR that a floor leads to, a panel per size and a line per attack."""
+    entries = [entry for entry in report["summary"] if "exact" in entry]
+    sizes = [size for size in entries[0]["exact"] if size != "all"]
+    figure = Figure(figsize=(5.5 * len(sizes) + 1.5, 5))
+    axes = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    for size, axis in zip(sizes, axes, strict=True):
+        side = int(size.split()[1])
+        rows = [row for row in report["rows"] if row["size"] == side and "refused" not in row]
+        means = [np.mean([row["psnr"] for row in rows if row["floor"] == entry["floor"]]) for entry in entries]
+        for number, attack in enumerate(entries[0]["exact"][size]):
+            axis.plot(
+                means,
+                [entry["exact"][size][attack]["percent"] for entry in entries],
+                label=attack,
+                color=COLOURS[number % len(COLOURS)],
+                marker=MARKERS[number % len(MARKERS)],
+                linestyle="-" if number < len(COLOURS) else "--",
+                markersize=4,
+            )
+        axis.set_title(f"{side} px, {entries[0]['exact'][size][attack]['n']} pictures")
+        axis.set_xlabel("mean PSNR of the marked pictures, dB")
+        axis.set_ylim(-3, 103)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("every bit right, % of pictures")
+    axes[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.tight_layout()
+    _save(figure, target)
+
+
 def sheet(tiles: Tiles, target: Path) -> None:
     """Cover, marked picture and amplified difference, a column per modality."""
     figure = Figure(figsize=(2.1 * len(tiles), 6.9))
@@ -175,6 +205,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = [Path("build/bench/robustness.json"), Path("build/bench/peers.json")]
     parser.add_argument("--json", type=Path, nargs="+", default=default, help="what was measured")
+    parser.add_argument("--tradeoff", type=Path, default=Path("build/bench/tradeoff.json"))
     parser.add_argument("--images", type=Path)
     parser.add_argument("--split", choices=["validation", "all"], default="all")
     parser.add_argument("--size", type=int, default=512)
@@ -187,6 +218,8 @@ def main() -> int:
         psnr_boxes(reports[0], args.out / "psnr.png")
     if not any(curves(report, args.out / "curves.png") for report in reversed(reports)):
         print("no curves: no file of a run of benchmarks.robustness with --curves is there", file=sys.stderr)
+    if args.tradeoff.exists():
+        tradeoff(json.loads(args.tradeoff.read_text()), args.out / "tradeoff.png")
     found = pictures(args.images, args.split, 256 if args.quick else args.size)
     sheet(tiles(found[-3:] if args.quick else found), args.out / "sheet.png")
     return 0

@@ -36,7 +36,8 @@ from medprov_watermark.watermarker import DualWatermarker, Samples
 
 Row = dict[str, Any]
 OVERWRITE = "overwrite"
-"""Special attack: a second message, with another key where the method has one, over the first."""
+"""Special attack: a second message, with another key where the method has one, over the first. It costs more than all
+others together."""
 QUICK = ("none", "rot90", "jpeg90", "jpeg50", "gblur7", "gauss_sd5", "resize0.5back", "rot5", "crop25", OVERWRITE)
 """Attacks of a quick run with peers, one of which needs seconds for every reading."""
 
@@ -332,7 +333,10 @@ def main() -> int:
     parser.add_argument("--split", choices=["validation", "all"], default="all")
     parser.add_argument("--per-modality", type=int)
     parser.add_argument("--offset", type=int, default=0, help="choose other pictures of each modality")
-    parser.add_argument("--attacks", help=f"names from {', '.join(attacks.ATTACKS)}, {OVERWRITE}; default: all")
+    parser.add_argument(
+        "--attacks",
+        help=f"names from {', '.join(attacks.ATTACKS)}, {OVERWRITE}; default: all, the last only beside peers",
+    )
     parser.add_argument("--curves", action="store_true", help="also JPEG, noise, crop and rotation at growing strength")
     parser.add_argument("--peer", default="", help=f"names from {', '.join(peers.NAMES)}")
     parser.add_argument("--list-records", type=int, help="random records in the directory for list decoding")
@@ -342,7 +346,7 @@ def main() -> int:
     args = parser.parse_args()
     sizes = [256] if args.quick else [int(s) for s in args.sizes.split(",")]
     rivals = tuple(name for name in args.peer.split(",") if name)
-    chosen = [*QUICK] if args.quick and rivals else [*attacks.ATTACKS, OVERWRITE]
+    chosen = [*QUICK] if args.quick and rivals else [*attacks.ATTACKS, *([OVERWRITE] if rivals else [])]
     if args.attacks:
         chosen = args.attacks.split(",")
     if args.curves:

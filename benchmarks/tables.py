@@ -2,8 +2,7 @@
 
     python -m benchmarks.tables --folder build/bench --out docs/results.md
 
-Reads robustness.json, peers.json, decoding.json, restore.json, features.json, false_alarm.json, amplitudes.json,
-speed.json and verify_time.json where they are there, and shows what ``benchmarks.plots`` has drawn into the folder
+Reads a file for each of its SECTIONS where it is there (robustness.json, peers.json and so on), and shows what ``benchmarks.plots`` has drawn into the folder
 ``plots`` beside the page. peers.json is a run of ``benchmarks.robustness`` with peers, for which fewer pictures must
 do: one of the peers takes seconds for every reading.
 """
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ours
+from medprov_watermark.battery import FLOOR
 
 PEERS = "--peer blind_watermark,invisible_watermark"
 COMMANDS = {
@@ -26,6 +26,8 @@ COMMANDS = {
     "peers": "python -m benchmarks.robustness --images DIR --split validation --per-modality 1 --offset 1 --sizes 512 "
     "--attacks none,rot90,flip_h,jpeg90,jpeg70,jpeg50,jpeg30,gblur7,median3,bright+50,gauss_sd5,gauss_sd12.75,rot15,"
     f"crop25,screenshot,overwrite {PEERS} --json FILE",
+    "tradeoff": "python -m benchmarks.tradeoff --images DIR --split validation --offset 1 --json FILE",
+    "search": "python -m benchmarks.search --images DIR --split validation --offset 1 --json FILE",
     "decoding": "python -m benchmarks.decoding --words 300 --json FILE",
     "restore": "python -m benchmarks.restore --images DIR --per-modality 1 --json FILE",
     "features": "python -m benchmarks.features --images DIR --per-folder 6 --json FILE",
@@ -41,6 +43,7 @@ PLOTS = {
         "psnr.png": "PSNR of marked pictures by modality",
         "sheet.png": "covers, marked pictures and their differences",
     },
+    "tradeoff": {"tradeoff.png": "share of exact messages against the PSNR that marks are given"},
     "peers": {
         "curves.png": "share of exact messages against the strength of JPEG, noise, crop and rotation "
         "(the command of this section with --attacks none --curves and blind_watermark alone)"
@@ -318,6 +321,45 @@ def _many(data: dict[str, Any]) -> str:
     return text + (f", with the GPU: {rates(cuda)}." if cuda else ". No GPU was at hand.")
 
 
+def tradeoff(data: dict[str, Any]) -> list[str]:
+    """Quality and shares by the floor."""
+    entries = [entry for entry in data["summary"] if "exact" in entry]
+    names = list(entries[0]["exact"]["all"])
+    rows = [
+        [
+            f"{entry['floor']:g}",
+            f"{entry['psnr']['mean']:.2f}",
+            f"{entry['worst_modality']:.2f}",
+            f"{entry['ssim']['mean']:.4f}",
+            *(f"{entry['exact']['all'][name]['percent']:.0f}" for name in names),
+        ]
+        for entry in entries
+    ]
+    return [
+        f"{entries[0]['pictures']} pictures, marked with each floor (`mark(floor=...)`, dB); the default is "
+        f"{FLOOR:g}. Blind, per cent:",
+        "",
+        *table(["floor", "PSNR mean", "worst modality", "SSIM mean", *names], rows),
+    ]
+
+
+def search(data: dict[str, Any]) -> list[str]:
+    """What is read at the true place and what the search finds, and its seconds."""
+    total = data["summary"]
+    rows = []
+    for attack, ways in total["read"].items():
+        first = ways["one place"] if "one place" in ways else ways["map"]
+        rows.append([attack, *(f"{way['percent']:.0f}" for way in (ways["known"], first, ways["search"]))])
+    spent = ", ".join(f"{stage} {found['median']:.1f}" for stage, found in total["seconds"].items())
+    return [
+        f"{total['pictures']} pictures; per cent of them read",
+        "",
+        *table(["attack", "where it lies", "one place, or on the turned map", "whole search"], rows),
+        f"Seconds of a search that finds nothing, median, one process: {spent}.",
+        "",
+    ]
+
+
 def raw(data: dict[str, Any]) -> list[str]:
     """The figures as they are."""
     return ["```json", json.dumps(data, indent=1), "```", ""]
@@ -342,6 +384,8 @@ def decoding(data: dict[str, Any]) -> list[str]:
 
 SECTIONS = {
     "robustness": ("Quality and robustness", robustness),
+    "tradeoff": ("What a decibel buys", tradeoff),
+    "search": ("Search for the place", search),
     "decoding": ("The code", decoding),
     "peers": ("Beside other watermarks", beside),
     "restore": ("Restoration", restoration),

@@ -52,6 +52,22 @@ ROOT = Path(__file__).resolve().parents[2]
                 and d["rows"][1]["inside"] > d["rows"][1]["outside"]
             ),
         ),
+        (
+            "tradeoff",
+            lambda d: (
+                [e["floor"] for e in d["summary"]] == [43, 47]
+                and d["summary"][0]["psnr"]["mean"] < d["summary"][1]["psnr"]["mean"]
+                and d["summary"][0]["exact"]["all"]["jpeg30"]["n"] == 1
+            ),
+        ),
+        (
+            "search",
+            lambda d: (
+                d["summary"]["read"]["window of 90 %"]["search"]["hits"] == 1
+                and d["summary"]["read"]["turned by 15 degrees"]["map"]["hits"] == 1
+                and d["summary"]["seconds"]["windows"]["min"] > 0
+            ),
+        ),
         ("verify_time", lambda d: d["warm_seconds_median"] > 0),
     ],
 )

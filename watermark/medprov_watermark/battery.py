@@ -167,7 +167,7 @@ def halved(picture: Grey) -> Grey:
     return np.asarray(Image.fromarray(picture).reduce(2))
 
 
-_UPRIGHT, _TURNED, _WINDOW = (5.5, 8.0), (6.5, 2e3), (8.0, 1e6)
+_UPRIGHT, _TURNED, _WINDOW = (5.5, 8.0), (6.5, 2e3), (8.0, 7e6)
 _SURE, _CHANCY, _PLACED = 10.0, 16.0, 30.0
 _STEADY, _CODEC, _RANDOM = 0.95, 0.5, 0.0
 _MUST, _OFTEN = (43.5, 0.965), (44.3, 0.97)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from medprov_watermark import carriers as cr
 from medprov_watermark.extractor import F32, Reader
 from medprov_watermark.geometry import ALL, Geometry
+from medprov_watermark.payload import Decoded, decode
 
 FALSE_ALARM = 1e-9
 """Chance, computed over all that was tried, below which pilots count as a mark."""
@@ -63,6 +64,13 @@ class Detection:
     def present(self) -> bool:
         """Whether that is too little to be chance."""
         return self.false_alarm <= FALSE_ALARM
+
+    def read(self) -> Decoded | None:
+        """The payload, if pilots and codeword together may be believed."""
+        decoded = decode(self.soft_bits) if self.false_alarm < 1 else None
+        if decoded is None or not (self.present or self.false_alarm * decoded.chance <= DOUBT):
+            return None
+        return decoded
 
 
 NOTHING = Detection(0.0, Geometry(), np.zeros(cr.CODE, np.float32))

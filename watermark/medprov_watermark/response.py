@@ -155,7 +155,7 @@ class Response:
             (spare < NEAR) | (self._scores(amplitudes) < self.score + 1) | (self.share > 0.01) | self.wanted & ~passed
         )
         # What is far from passing need not be seen failing again.
-        near &= self.known & (self.wanted | (spare > -NEAR))
+        near &= self.known & (self.wanted | passed | (spare > -NEAR))
         near[0] = True
         return np.flatnonzero(near)
 

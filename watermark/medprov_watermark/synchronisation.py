@@ -140,17 +140,19 @@ def turned(grey: F32, reader: Reader) -> Iterator[Detection]:
         yield _detection(_refined(hypothesis, look, _ON_PICTURE), reader, scores.size)
 
 
-def windows(grey: F32, reader: Reader) -> Iterator[Detection]:
+def windows(grey: F32, reader: Reader, places: Sequence[tuple[int, int]] = PASTED) -> Iterator[Detection]:
     """Marks in a window of unknown place and size, cut out of a picture of the same proportions.
 
     Parameters
     ----------
     grey : float32 array (H, W)
+    places : sequence of (int, int)
+        Rows and columns at which the extractor is shown the window.
 
     Yields
     ------
     Detection
-        One for each of the PASTED places, then the best CANDIDATES of all.
+        One for each of the places, then the best CANDIDATES of all.
     """
     picture = shrunk(grey)
     if flat(picture):
@@ -159,9 +161,9 @@ def windows(grey: F32, reader: Reader) -> Iterator[Detection]:
     sides = np.unique(np.rint(scales * _SIZE).astype(int)).tolist()
     parts = [shrunk(grey, side) for side in sides]
     templates = np.fft.rfft2(np.stack([g.apply(_pilot_template(reader)) for g in ALL]))
-    tries = sum((_SIZE - side + 1) ** 2 for side in sides) * len(ALL)
+    tries = sum((_SIZE - side + 1) ** 2 for side in sides) * len(ALL) * len(places)
     look, best = _looker(grey, reader), []
-    for place in PASTED:
+    for place in places:
         whites = _pasted(parts, place, reader)
         found = [
             h for part, white in zip(parts, whites, strict=True) for h in _fitted(white, len(part), grey, templates)
@@ -293,7 +295,14 @@ def framed(grey: F32, matrix: Matrix) -> tuple[F32, NDArray[np.bool_]]:
     seen = sampled > outside / 2
     mean = float(sampled[seen].mean()) if seen.any() else 0.0
     shown = seen.reshape(_SIZE, 2, _SIZE, 2).all((1, 3))
-    return shrunk(np.where(seen, sampled, np.float32(mean))), np.asarray(shown)
+    return _halved(np.where(seen, sampled, np.float32(mean))), np.asarray(shown)
+
+
+def _halved(picture: F32) -> F32:
+    """Half the size by the filter that :func:`medprov_watermark.extractor.shrunk` has there."""
+    rows = np.pad(picture, 1, mode="edge")
+    rows = (rows[:-3:2] + rows[3::2] + 3 * (rows[1:-2:2] + rows[2:-1:2])) * np.float32(0.125)
+    return np.asarray((rows[:, :-3:2] + rows[:, 3::2] + 3 * (rows[:, 1:-2:2] + rows[:, 2:-1:2])) * np.float32(0.125))
 
 
 def _orientations(height: int, width: int) -> tuple[tuple[Geometry, ...], float]:

@@ -74,7 +74,8 @@ class _Trial:
     """One marked picture after some attacks of the battery.
 
     `tried` names them, `right` holds the answers times the wanted signs, float64 (tried, WRITTEN); `energy` is the mean
-    squared change and `lost` what SSIM lacks; `passed` is of all attacks.
+    squared change and `lost` what SSIM lacks, both in units of how much more than usual may be spent; `passed` is of
+    all attacks.
     """
 
     codes: NDArray[np.uint8]
@@ -160,9 +161,10 @@ class _Loop:
         reader: Reader,
         roi: NDArray[np.bool_] | None,
         attenuate: bool,
+        allowance: float,
     ) -> None:
         self.picture, self.signs, self.network, self.reader = picture, signs, network, reader
-        self.roi, self.attenuate = roi, attenuate
+        self.roi, self.attenuate, self.allowance = roi, attenuate, allowance
         self.draw = 0
         self.passed = np.zeros(len(battery.ATTACKS), np.bool_)
 
@@ -189,9 +191,9 @@ class _Loop:
         answers = self.reader(*battery.seen(picture, self.draw, tried))
         self.draw += 1
         self.passed[tried] = survived(answers, self.signs, tried)
-        lost = 1 - similarity(self.picture, picture)
+        lost = (1 - similarity(self.picture, picture)) / self.allowance
         right = np.asarray(answers * self.signs, np.float64)
-        return _Trial(codes, pilots, gain, energy, lost, tried, right, self.passed.copy())
+        return _Trial(codes, pilots, gain, energy / self.allowance, lost, tried, right, self.passed.copy())
 
 
 def _amplitudes(codes: NDArray[np.uint8], pilots: int, gain: int) -> NDArray[np.float64]:
@@ -215,6 +217,7 @@ def tune(
     roi: NDArray[np.bool_] | None = None,
     quick: bool = False,
     attenuate: bool = False,
+    allowance: float = 1.0,
 ) -> Tuned:
     """Choose gain and amplitudes for a picture.
 
@@ -230,6 +233,8 @@ def tune(
         Two trials with a few attacks of the battery, in place of five with all of it.
     attenuate : bool
         The mark is scaled down in `roi` instead of left out.
+    allowance : float
+        How many times the energy that the battery's floors allow may be spent, and of what SSIM loses.
 
     Returns
     -------
@@ -237,7 +242,7 @@ def tune(
         Of the trials that are not too dear the one that passed most of the battery, the quietest of these; where none
         of them can be read at all, the first louder one that can.
     """
-    loop = _Loop(picture, signs, network, reader, roi, attenuate)
+    loop = _Loop(picture, signs, network, reader, roi, attenuate, allowance)
     trials = [loop.try_out(*loop.first(), QUICK if quick else EVERY)]
     model = Response(trials[0].tried)
     while len(trials) < (QUICK_ROUNDS if quick else ROUNDS):

@@ -18,14 +18,14 @@ from medprov_watermark import body as w2
 from medprov_watermark import carriers as cr
 from medprov_watermark import region as regions
 from medprov_watermark.coupling import Frozen
-from medprov_watermark.detection import DOUBT, Detection, upright
+from medprov_watermark.detection import Detection, upright
 from medprov_watermark.errors import AlreadyMarkedError, CapacityError, EmbedError, RestoreError
 from medprov_watermark.extractor import F32, Reader, grey_picture, shrunk, working_picture
 from medprov_watermark.hashing import content_hash
 from medprov_watermark.image_mark import ImageMark, Signer
 from medprov_watermark.integrity import Frame
 from medprov_watermark.integrity.header import MODEL_BYTES
-from medprov_watermark.payload import Decoded, Payload, commitment, decode, encode
+from medprov_watermark.payload import Payload, commitment, encode
 from medprov_watermark.results import (
     ATTENUATE as ATTENUATE,
 )
@@ -62,20 +62,13 @@ STAND_IN = 512
 """Larger pictures are tuned on a stand-in of this longer side."""
 MAX_SHIFT = 8
 _LAST_DRAW = 1000
+LOWEST_FLOOR, HIGHEST_FLOOR = 35.0, 55.0
 LIFTS = (1.0, 1.04, 1.08, 1.16, 1.3)
 """Gains that are tried in turn when the finished picture falls short of what its stand-in promised."""
 _WINDOW = (0.005, 0.995)
 
 _Opened = tuple[Frame, w2.Body, bytes, bytes]
 """Frame, body, settings and content hash of I1."""
-
-
-def _read(seen: Detection) -> Decoded | None:
-    """The payload, if it may be believed."""
-    decoded = decode(seen.soft_bits) if seen.false_alarm < 1 else None
-    if decoded is None or not (seen.present or seen.false_alarm * decoded.chance <= DOUBT):
-        return None
-    return decoded
 
 
 def _check_kind(image: Samples) -> None:
@@ -189,6 +182,7 @@ class DualWatermarker:
         padding: int | None = None,
         roi_mode: str = STRICT,
         quick: bool = False,
+        floor: float = battery.FLOOR,
     ) -> Marked:
         """Put W1 and W2 into a picture and check that both read and that the cover comes back.
 
@@ -211,6 +205,10 @@ class DualWatermarker:
             region is ignored.
         quick : bool
             Tune the mark with two trials and a few attacks only: faster, but not tried against most of what may happen.
+        floor : float
+            PSNR (dB) at which attacks of the battery are given up rather than quality. It holds for most of them; the
+            floors of what every picture meets and of what spoils pictures lie below and above and move with it.
+            ``benchmarks/tradeoff.py`` shows what a decibel buys.
 
         Raises
         ------
@@ -225,6 +223,8 @@ class DualWatermarker:
         legal = value_range or (0, _largest(image))
         if not 0 <= legal[0] < legal[1] <= np.iinfo(image.dtype).max:
             raise EmbedError(f"legal range {legal[0]}..{legal[1]} does not fit {image.dtype}")
+        if not LOWEST_FLOOR <= floor <= HIGHEST_FLOOR:
+            raise EmbedError(f"a floor of {floor} dB is not within {LOWEST_FLOOR:g} to {HIGHEST_FLOOR:g} dB")
         if padding is not None and not 0 <= padding <= 0xFFFF:
             raise EmbedError(f"padding value {padding} is not within 0..65535")
         if roi is not None and (roi.dtype != np.bool_ or roi.shape != image.shape[:2]):
@@ -246,7 +246,7 @@ class DualWatermarker:
         attenuate = cells is not None and roi_mode == ATTENUATE
         salt = secrets.token_bytes(16)
         base, shift = _window(image, padding)
-        tuned = self._tune(image, signs, base, shift, mask, attenuate, quick)
+        tuned = self._tune(image, signs, base, shift, mask, attenuate, quick, floor)
         why = "it is too flat or too busy"
         if mask is not None and not attenuate:
             why = f"the strict region of interest covers {mask.mean():.0%} of it: make it smaller, or attenuate"
@@ -257,7 +257,7 @@ class DualWatermarker:
             gain = min(tuning.LARGEST_GAIN, round(tuned.gain * lift))
             frozen = Frozen(gain, base, shift, legal, padding, mask, self._reader.carriers, attenuate)
             marked = self._write(image, payload, signs, tuned, frozen, cells, signer, salt)
-            if finished and marked.psnr < battery.FLOOR:
+            if finished and marked.psnr < floor:
                 break
             opened = self._open(marked.image)
             if not isinstance(opened, Integrity) and self._reads(marked.image, payload):
@@ -290,13 +290,14 @@ class DualWatermarker:
         mask: NDArray[np.bool_] | None,
         attenuate: bool,
         quick: bool,
+        floor: float,
     ) -> tuning.Tuned:
         shown = _stand_in(image, base, shift)
         if mask is not None and mask.shape != shown.shape:
             size = (shown.shape[1], shown.shape[0])
             mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST), np.bool_)
-
-        return tuning.tune(shown, signs, self._release.network, self._reader, mask, quick, attenuate)
+        allowance = 10 ** ((battery.FLOOR - floor) / 10)
+        return tuning.tune(shown, signs, self._release.network, self._reader, mask, quick, attenuate, allowance)
 
     def _write(
         self,
@@ -380,7 +381,7 @@ class DualWatermarker:
 
     def _reads(self, image: Samples, payload: Payload) -> bool:
         (standing,) = upright(working_picture(image)[None], self._reader)
-        decoded = _read(standing)
+        decoded = standing.read()
         return decoded is not None and decoded.payload == payload
 
     def extract(self, image: Samples, search: bool = True) -> Extraction:
@@ -409,11 +410,11 @@ class DualWatermarker:
         return [self._extraction(*one, search) for one in zip(images, greys, standing, strict=True)]
 
     def _extraction(self, image: Samples, grey: F32, standing: Detection, search: bool) -> Extraction:
-        best, decoded = standing, _read(standing)
+        best, decoded = standing, standing.read()
         if decoded is None and not standing.present and search:
             for stage in (synchronisation.rotated, synchronisation.windows, synchronisation.turned):
                 for seen in stage(grey, self._reader):
-                    decoded = _read(seen)
+                    decoded = seen.read()
                     if decoded is not None or seen.false_alarm < best.false_alarm:
                         best = seen
                     if decoded is not None:

@@ -26,6 +26,7 @@ from medprov_watermark.detection import (
 )
 from medprov_watermark.extractor import Extractor, Reader
 from medprov_watermark.geometry import ALL, Geometry
+from medprov_watermark.payload import Payload, encode
 
 F32 = NDArray[np.float32]
 KEY = b"a consortium's secret"
@@ -229,3 +230,26 @@ def test_a_picture_without_grey_values_is_not_even_looked_at(range_: float, look
     (found,) = upright(picture[None], reader)
     assert (found is not NOTHING) == looked
     assert (reader.seen > 0) == looked
+
+
+@pytest.mark.parametrize(
+    ("strength", "score", "believed"),
+    [(0.6, 5.0, True), (0.6, 3.0, False), (0.7, 3.0, True), (0.62, 1.5, False), (0.6, 8.0, True), (0.0, 8.0, False)],
+)
+def test_pilots_and_codeword_are_believed_together(
+    payload: Payload, strength: float, score: float, believed: bool
+) -> None:
+    """Weak pilots need a codeword that fits the better; sure ones need none beyond what decoding asks."""
+    soft = strength * encode(payload) + np.random.default_rng(5).normal(size=cr.CODE)
+    read = Detection(score, Geometry(), soft.astype(np.float32)).read()
+    assert (read is not None) == believed
+    assert read is None or read.payload == payload
+
+
+def test_pilots_that_are_to_be_expected_by_chance_are_not_decoded(payload: Payload) -> None:
+    soft = (9.0 * encode(payload)).astype(np.float32)
+    assert Detection(0.5, Geometry(), soft).read() is None
+    assert Detection(5.0, Geometry(), soft, 10**9).read() is None
+    read = Detection(4.0, Geometry(), soft).read()
+    assert read is not None
+    assert read.payload == payload

@@ -349,6 +349,11 @@ def test_a_frame_beyond_the_picture_shows_a_part_and_its_mean_elsewhere() -> Non
     np.testing.assert_allclose(picture[140:, :110], grey.mean(), atol=0.2)
 
 
+def test_halving_is_what_the_working_picture_does() -> None:
+    fine = np.random.default_rng(0).uniform(0, 255, (512, 512)).astype(np.float32)
+    np.testing.assert_allclose(sync._halved(fine), shrunk(fine), atol=1e-3)
+
+
 def test_a_frame_far_from_the_picture_shows_nothing() -> None:
     picture, shown = sync.framed(np.full((50, 50), 9, np.float32), (50.0, 0, 1000.0, 0, 50.0, 0))
     assert not shown.any()

@@ -362,6 +362,24 @@ def test_the_quick_loop_tries_few_attacks_twice(
     assert not tuned.passed[np.setdiff1d(tuning.EVERY, battery.QUICK)].any()
 
 
+def test_an_allowance_buys_attacks(
+    plain_network: CouplingNetwork, blockwise_extractor: Extractor, payload: Payload
+) -> None:
+    """With ten decibels more to spend the mark gets louder and more is kept; with ten less it gets fainter."""
+    cover = np.random.default_rng(0).integers(124, 133, (96, 96), dtype=np.uint8)
+    reader, signs = Reader(blockwise_extractor, cr.derive()), signs_of(payload)
+    spent, kept = [], []
+    for allowance in (0.1, 1.0, 10.0):
+        tuned = tuning.tune(cover, signs, plain_network, reader, allowance=allowance)
+        frozen = Frozen(tuned.gain, 0, 0, (0, 255), None, None, reader.carriers, False)
+        marked = forward(cover, tuning.values_of(tuned.codes, tuned.pilots, signs), plain_network, frozen).picture
+        spent.append(float(np.square(marked - cover.astype(np.int64)).mean()))
+        kept.append(int(tuned.passed.sum()))
+    assert spent[0] < spent[1] < spent[2], (spent, kept)
+    assert kept[0] < kept[2]
+    assert kept[1] <= kept[2]
+
+
 def test_where_nothing_reads_the_loop_gets_louder_to_the_end(
     plain_network: CouplingNetwork, plain_extractor: Extractor, payload: Payload
 ) -> None:

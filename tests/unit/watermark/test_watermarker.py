@@ -24,8 +24,8 @@ from medprov_watermark.errors import AlreadyMarkedError, CapacityError, EmbedErr
 from medprov_watermark.extractor import working_picture
 from medprov_watermark.geometry import ALL, Geometry
 from medprov_watermark.hashing import content_hash
-from medprov_watermark.payload import Payload, commitment, encode
-from medprov_watermark.watermarker import DualWatermarker, Marked, Samples, _read, psnr, salted
+from medprov_watermark.payload import Payload, commitment
+from medprov_watermark.watermarker import DualWatermarker, Marked, Samples, psnr, salted
 from medprov_watermark.weights import Release
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -487,6 +487,12 @@ def test_an_impossible_range_is_refused(wm: DualWatermarker, payload: Payload, c
         wm.mark(cases["odd"].cover, payload, value_range=legal)
 
 
+@pytest.mark.parametrize("floor", [34.9, 55.1, float("nan"), float("inf")])
+def test_an_impossible_floor_is_refused(wm: DualWatermarker, payload: Payload, cases, floor: float) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(EmbedError, match=r"floor of .* dB is not within 35 to 55 dB"):
+        wm.mark(cases["odd"].cover, payload, floor=floor)
+
+
 @pytest.mark.parametrize("padding", [-1, 70000, 2**32, 2**40])
 def test_an_impossible_padding_value_is_refused(wm: DualWatermarker, payload: Payload, cases, padding: int) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(EmbedError, match="padding"):
@@ -624,29 +630,6 @@ def test_without_the_consortium_s_key_w1_is_noise_and_the_cover_stays_lost(
             stranger.restore(marked.image)
     with pytest.raises(ValueError, match="16 bytes"):
         DualWatermarker.load(device="cpu", threads=1, key=b"short")
-
-
-@pytest.mark.parametrize(
-    ("strength", "score", "believed"),
-    [(0.6, 5.0, True), (0.6, 3.0, False), (0.7, 3.0, True), (0.62, 1.5, False), (0.6, 8.0, True), (0.0, 8.0, False)],
-)
-def test_pilots_and_codeword_are_believed_together(
-    payload: Payload, strength: float, score: float, believed: bool
-) -> None:
-    """Weak pilots need a codeword that fits the better; sure ones need none beyond what decoding asks."""
-    soft = strength * encode(payload) + np.random.default_rng(5).normal(size=cr.CODE)
-    read = _read(detection.Detection(score, Geometry(), soft.astype(np.float32)))
-    assert (read is not None) == believed
-    assert read is None or read.payload == payload
-
-
-def test_pilots_that_are_to_be_expected_by_chance_are_not_decoded(payload: Payload) -> None:
-    soft = (9.0 * encode(payload)).astype(np.float32)
-    assert _read(detection.Detection(0.5, Geometry(), soft)) is None
-    assert _read(detection.Detection(5.0, Geometry(), soft, 10**9)) is None
-    read = _read(detection.Detection(4.0, Geometry(), soft))
-    assert read is not None
-    assert read.payload == payload
 
 
 # Pictures that nobody marked.
