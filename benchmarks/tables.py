@@ -2,9 +2,10 @@
 
     python -m benchmarks.tables --folder build/bench --out docs/results.md
 
-Reads a file for each of its SECTIONS where it is there (robustness.json, peers.json and so on), and shows what ``benchmarks.plots`` has drawn into the folder
-``plots`` beside the page. peers.json is a run of ``benchmarks.robustness`` with peers, for which fewer pictures must
-do: one of the peers takes seconds for every reading.
+Reads a file for each of its SECTIONS where it is there (robustness.json, peers.json and so on), and shows what
+``benchmarks.plots`` has drawn into the folder ``plots`` beside the page. peers.json is a run of
+``benchmarks.robustness`` with peers, for which fewer pictures must do: one of the peers takes seconds for every
+reading.
 """
 
 from __future__ import annotations
