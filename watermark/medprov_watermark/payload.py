@@ -22,6 +22,8 @@ MAX_CHANCE = 2.0**-7
 LIST_FALSE_MATCH = 1e-9
 """Largest accepted chance that list decoding names a payload that is not there."""
 
+_BLOCK = 4096
+
 _ROUNDS = 6
 _HALF = DATA_BYTES // 2
 
@@ -200,7 +202,10 @@ def find_in(soft: NDArray[np.floating], known: Directory | Sequence[Payload], tr
     length = float(np.linalg.norm(soft))
     if not directory.payloads or not length > 0 or not np.isfinite(length):
         return None
-    scores = directory.codewords @ (np.asarray(soft, np.float32) / np.float32(length))
+    scores, unit = np.empty(len(directory.payloads), np.float32), np.asarray(soft, np.float32) / np.float32(length)
+    for first in range(0, len(scores), _BLOCK):  # NumPy makes floats of the words: of some at a time
+        part = slice(first, first + _BLOCK)
+        np.matmul(directory.codewords[part].astype(np.float32), unit, out=scores[part])
     best = int(np.argmax(scores))
     expected = len(directory.payloads) * max(1.0, tries) * float(np.exp(-(float(scores[best]) ** 2) / 2))
     if scores[best] <= 0 or expected > LIST_FALSE_MATCH:

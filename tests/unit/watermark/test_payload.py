@@ -277,3 +277,13 @@ def test_an_empty_list_has_no_match() -> None:
 def test_commitment() -> None:
     assert commitment(RANDOM) == hashlib.sha3_256(b"medprov payload 1" + RANDOM.data).digest()
     assert commitment(Payload(RANDOM.perceptual_hash, bytes(4))) != commitment(RANDOM)
+
+
+@pytest.mark.parametrize("place", [0, 4095, 4096, 8999])
+def test_a_long_directory_is_searched_to_its_end(place: int) -> None:
+    rng = np.random.default_rng(place)
+    words = (rng.integers(0, 2, (9000, CODE_BITS)) * 2 - 1).astype(np.int8)
+    payloads = tuple(Payload(bytes(8), number.to_bytes(4, "big")) for number in range(len(words)))
+    found = find_in(0.8 * words[place] + rng.normal(size=CODE_BITS), Directory(payloads, words), 1.0)
+    assert found is not None
+    assert found.payload == payloads[place]
