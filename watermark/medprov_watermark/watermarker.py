@@ -65,6 +65,8 @@ _LAST_DRAW = 1000
 LOWEST_FLOOR, HIGHEST_FLOOR = 35.0, 55.0
 LIFTS = (1.0, 1.04, 1.08, 1.16, 1.3)
 """Gains that are tried in turn when the finished picture falls short of what its stand-in promised."""
+LARGE_LIFTS = (1.1, 1.3)
+"""The same for pictures that are larger than their stand-in, of which each trial takes a second and most fall short."""
 _WINDOW = (0.005, 0.995)
 
 _Opened = tuple[Frame, w2.Body, bytes, bytes]
@@ -253,10 +255,11 @@ class DualWatermarker:
         if not tuned.reads:
             raise EmbedError(f"the mark cannot be read in this picture at any strength: {why}")
         finished: list[tuple[Marked, _Opened]] = []
-        for lift in LIFTS:
+        cover = content_hash(image)
+        for lift in LARGE_LIFTS if max(image.shape[:2]) > STAND_IN else LIFTS:
             gain = min(tuning.LARGEST_GAIN, round(tuned.gain * lift))
             frozen = Frozen(gain, base, shift, legal, padding, mask, self._reader.carriers, attenuate)
-            marked = self._write(image, payload, signs, tuned, frozen, cells, signer, salt)
+            marked = self._write(image, payload, signs, tuned, frozen, cells, signer, salt, cover)
             if finished and marked.psnr < floor:
                 break
             opened = self._open(marked.image)
@@ -309,12 +312,13 @@ class DualWatermarker:
         cells: regions.Cells | None,
         signer: Signer | None,
         salt: bytes,
+        cover: bytes,
     ) -> Marked:
         coupled = coupling.forward(
             image, tuning.values_of(tuned.codes, tuned.pilots, signs), self._release.network, frozen
         )
         first = coupled.picture.astype(image.dtype)
-        cover, marked_hash = content_hash(image), content_hash(first)
+        marked_hash = content_hash(first)
         prefix = self.model[:MODEL_BYTES]
         strict = None if frozen.attenuate else frozen.roi
         area = None if cells is None or strict is None else regions.block_map(cells)

@@ -159,7 +159,7 @@ def test_strict_means_that_not_one_pixel_differs(wm: DualWatermarker, payload: P
     frozen = coupling.Frozen(gain, 0, 0, (0, 255), None, region.to_mask(cells, shape), attenuate=attenuate)
     signs = wm._signs(payload)
     try:
-        marked = wm._write(cover, payload, signs, tuned, frozen, cells, None, bytes(16))
+        marked = wm._write(cover, payload, signs, tuned, frozen, cells, None, bytes(16), content_hash(cover))
     except CapacityError as error:
         assert attenuate or "region of interest covers" in str(error)
         return
