@@ -23,7 +23,7 @@ USAGE, UNREADABLE = 2, 3
 """Exit codes beside those of the verdicts (:attr:`medprov_sdk.verdict.Verdict.exit_code`)."""
 
 _CODES = """exit codes: 0 authentic, 10 authentic_derived, 20 tampered, 21 copied_mark, 22 conflicting_claims,
-23 revoked (reserved: this release cannot revoke), 24 unverifiable, 25 unknown, 2 wrong usage, configuration or output,
+23 revoked, 24 unverifiable, 25 unknown, 2 wrong usage, configuration or output,
 3 unreadable picture. They tell the verdict on the pixels; changed metadata is told in the text and in the JSON."""
 
 _KEY = "consortium's key, the bytes of the file as they are (default: key_file of [watermark] in the configuration)"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from medprov_ledger.index import Entry, RecordIndex
     from medprov_ledger.registry import Anchor, Registration
     from medprov_ledger.store import Store
+    from medprov_ledger.titles import Title
 
 
 MOST_PROVED = 8
@@ -62,12 +63,20 @@ class Federation(Protocol):
         """Whether `address` is an active member, now or at the end of `block`."""
 
 
+class Titles(Protocol):
+    """What is needed of :class:`medprov_ledger.titles.Titles`."""
+
+    def title(self, record_id: bytes, owner: str) -> Title:
+        """What has become of a record."""
+
+
 @dataclass(frozen=True)
 class Links:
     """The connections to one federation's contracts."""
 
     registry: Registry
     federation: Federation
+    titles: Titles
 
 
 @dataclass(frozen=True)
@@ -105,9 +114,10 @@ def connect(config: Config) -> Links:
     from medprov_ledger.chain import Chain
     from medprov_ledger.federation import Federation as ChainFederation
     from medprov_ledger.registry import Registry as ChainRegistry
+    from medprov_ledger.titles import Titles as ChainTitles
 
     chain = Chain.connect(config)
-    return Links(ChainRegistry(chain), ChainFederation(chain))
+    return Links(ChainRegistry(chain), ChainFederation(chain), ChainTitles(chain))
 
 
 def cache_file(config: Config) -> Path:
@@ -256,6 +266,16 @@ class LedgerView:
             return None
         try:
             return self._links.federation.is_member(address, block)
+        except ChainError as error:
+            self._links, self.chain_trouble = None, str(error)
+            return None
+
+    def title(self, found: Found) -> Title | None:
+        """What has become of a record since it was anchored; None where the chain does not answer."""
+        if self._links is None:
+            return None
+        try:
+            return self._links.titles.title(bytes.fromhex(found.claim.record_id[2:]), found.record.owner)
         except ChainError as error:
             self._links, self.chain_trouble = None, str(error)
             return None

@@ -21,6 +21,7 @@ from medprov_sdk import content, metadata
 from medprov_sdk.errors import UnreadableError
 from medprov_sdk.ledger_view import MOST_PROVED, Found, LedgerView, describe
 from medprov_sdk.metadata import Metadata
+from medprov_sdk.standing import still_standing
 from medprov_sdk.verdict import Content, Findings, Ledger, Mark, Seal, Signer, decide
 from medprov_sdk.verification import Check, FalseAlarm, Verification
 from medprov_watermark import detection, media
@@ -178,7 +179,12 @@ class Verifier:
         read, keys, found = self._look_up(work, self._read(work))
         signer, address = self._signer(work, read, found)
         found = _of_the_signer(work, read, found, address)
-        ledger, chosen = self._ledger(work, read, found, address)
+        with work.stage("chain"):
+            standing, revoked = still_standing(self.ledger, found, read.released_hash, work.check)
+        if revoked is None:
+            ledger, chosen = self._ledger(work, read, standing, address)
+        else:
+            ledger, chosen = Ledger.REVOKED, revoked
         compared, header = content.Compared(), Metadata()
         if ledger is Ledger.CONFIRMED and chosen is not None:
             if keys is None:
@@ -188,7 +194,7 @@ class Verifier:
                     if _proved(read, signer, chosen):
                         opened = self._open(chosen, keys) if work.attributes else None
                     else:
-                        chosen, opened, compared = self._compare(work, read, keys, found)
+                        chosen, opened, compared = self._compare(work, read, keys, standing)
                     header = _header(work.attributes, opened, keys)
                 work.checks.extend(compared.checks)
         if chosen is not None:

@@ -23,6 +23,8 @@ contract Federation is IFederation {
     uint256 public activeCount;
     /// @inheritdoc IFederation
     uint64 public lastRound;
+    /// @inheritdoc IFederation
+    bool public paused;
 
     /// @dev Part of every motion's id: adding one closes all open motions and approvals.
     uint256 private _epoch;
@@ -31,12 +33,21 @@ contract Federation is IFederation {
     mapping(address account => Checkpoints.Trace208) private _history;
     mapping(bytes32 nameHash => address) private _names;
     mapping(bytes32 motion => uint256) private _votes;
-    mapping(bytes32 motion => mapping(address voter => bool)) private _voted;
+    /// @dev By the voter's first account: a rotated key must not vote twice.
+    mapping(bytes32 motion => mapping(address first => bool)) private _voted;
+    mapping(address account => address first) private _first;
+    mapping(address first => address account) private _latest;
+    mapping(address account => address next) private _offered;
     mapping(uint64 number => Round) private _rounds;
     mapping(bytes32 modelHash => Model) private _models;
 
     modifier onlyMember() {
         if (!isMember(msg.sender)) revert NotMember(msg.sender);
+        _;
+    }
+
+    modifier whenNotPaused() {
+        if (paused) revert Paused();
         _;
     }
 
@@ -108,13 +119,34 @@ contract Federation is IFederation {
     }
 
     /// @inheritdoc IFederation
+    function offerKey(address next) external onlyMember {
+        if (next != address(0)) _checkUnused(next);
+        _offered[msg.sender] = next;
+        emit KeyOffered(msg.sender, next);
+    }
+
+    /// @inheritdoc IFederation
+    function acceptKey(address account) external {
+        if (_offered[account] != msg.sender) revert NotOffered(account, msg.sender);
+        if (!isMember(account)) revert NotMember(account);
+        _checkUnused(msg.sender);
+        _rotate(account, msg.sender);
+    }
+
+    /// @inheritdoc IFederation
+    function currentOf(address account) external view returns (address) {
+        address first = _first[account];
+        return first == address(0) ? account : _latest[first];
+    }
+
+    /// @inheritdoc IFederation
     function anchorRound(
         uint64 number,
         bytes32 modelHash,
         string calldata cid,
         bytes32 updatesRoot,
         bytes32 metricsHash
-    ) external onlyMember {
+    ) external onlyMember whenNotPaused {
         // a gap would let one member use up all numbers at once
         if (number != lastRound + 1) revert RoundNotNext(number, lastRound);
         if (modelHash == 0 || updatesRoot == 0 || metricsHash == 0) revert ZeroHash();
@@ -132,7 +164,12 @@ contract Federation is IFederation {
     }
 
     /// @inheritdoc IFederation
-    function releaseModel(bytes32 modelHash, string calldata cid) external onlyMember returns (bool released) {
+    function releaseModel(bytes32 modelHash, string calldata cid)
+        external
+        onlyMember
+        whenNotPaused
+        returns (bool released)
+    {
         if (modelHash == 0) revert ZeroHash();
         if (_models[modelHash].blockNumber != 0) revert AlreadyReleased(modelHash);
         _checkCid(cid);
@@ -162,8 +199,9 @@ contract Federation is IFederation {
 
     /// @dev Counts the caller's vote once.
     function _count(bytes32 motion) private returns (uint256) {
-        if (_voted[motion][msg.sender]) revert AlreadyVoted(motion, msg.sender);
-        _voted[motion][msg.sender] = true;
+        address voter = _first[msg.sender];
+        if (_voted[motion][voter]) revert AlreadyVoted(motion, msg.sender);
+        _voted[motion][voter] = true;
         return ++_votes[motion];
     }
 
@@ -175,6 +213,13 @@ contract Federation is IFederation {
         } else if (kind == Kind.Threshold) {
             if (account != address(0)) revert BadMotion();
             _checkThreshold(_thresholdArgument(data), activeCount);
+        } else if (kind == Kind.Pause || kind == Kind.Unpause) {
+            if (account != address(0) || data.length != 0) revert BadMotion();
+            if (paused == (kind == Kind.Pause)) revert PauseUnchanged(paused);
+        } else if (kind == Kind.Rotate) {
+            _checkUnused(_rotateArgument(data));
+            Status standing = _members[account].status;
+            if (standing != Status.Active && standing != Status.Suspended) revert WrongStatus(account, standing);
         } else {
             if (data.length != 0) revert BadMotion();
             Status status = _members[account].status;
@@ -193,6 +238,11 @@ contract Federation is IFederation {
             _join(account, nameHash, readerKey);
         } else if (kind == Kind.Threshold) {
             _setThreshold(_thresholdArgument(data));
+        } else if (kind == Kind.Pause || kind == Kind.Unpause) {
+            paused = kind == Kind.Pause;
+            emit PausedChanged(paused);
+        } else if (kind == Kind.Rotate) {
+            _rotate(account, _rotateArgument(data));
         } else if (kind == Kind.Leave) {
             delete _names[_members[account].nameHash];
             _setStatus(account, Status.Left);
@@ -207,6 +257,8 @@ contract Federation is IFederation {
         if (entry.status == Status.None) {
             _accounts.push(account);
             entry.account = account;
+            _first[account] = account;
+            _latest[account] = account;
         }
         entry.nameHash = nameHash;
         entry.readerKey = readerKey;
@@ -214,6 +266,22 @@ contract Federation is IFederation {
         _names[nameHash] = account;
         _setStatus(account, Status.Active);
         emit ReaderKeyChanged(account, readerKey);
+    }
+
+    function _rotate(address account, address next) private {
+        Member storage former = _members[account];
+        Status status = former.status;
+        address first = _first[account];
+        _accounts.push(next);
+        _members[next] = Member(next, former.nameHash, former.readerKey, Status.None, SafeCast.toUint48(block.number));
+        _names[former.nameHash] = next;
+        _first[next] = first;
+        _latest[first] = next;
+        delete _offered[account];
+        _setStatus(account, Status.Rotated);
+        _setStatus(next, status);
+        emit ReaderKeyChanged(next, former.readerKey);
+        emit KeyRotated(account, next);
     }
 
     function _setStatus(address account, Status status) private {
@@ -235,8 +303,13 @@ contract Federation is IFederation {
         if (account == address(0)) revert BadMotion();
         if (nameHash == 0 || readerKey == 0) revert ZeroHash();
         Status status = _members[account].status;
+        if (status == Status.Rotated) revert AccountUsed(account);
         if (status == Status.Active || status == Status.Suspended) revert AlreadyMember(account);
         if (_names[nameHash] != address(0)) revert NameTaken(nameHash);
+    }
+
+    function _checkUnused(address account) private view {
+        if (account == address(0) || _first[account] != address(0)) revert AccountUsed(account);
     }
 
     function _checkThreshold(uint256 k, uint256 active) private pure {
@@ -256,5 +329,10 @@ contract Federation is IFederation {
     function _thresholdArgument(bytes calldata data) private pure returns (uint256) {
         if (data.length != 32) revert BadMotion();
         return abi.decode(data, (uint256));
+    }
+
+    function _rotateArgument(bytes calldata data) private pure returns (address) {
+        if (data.length != 32) revert BadMotion();
+        return abi.decode(data, (address));
     }
 }

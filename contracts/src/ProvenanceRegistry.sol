@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.24;
 
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {IFederation} from "./interfaces/IFederation.sol";
 import {IProvenanceRegistry} from "./interfaces/IProvenanceRegistry.sol";
+import {Titles} from "./Titles.sol";
 
 /// @title ProvenanceRegistry
 /// @notice See {IProvenanceRegistry}.
-contract ProvenanceRegistry is IProvenanceRegistry, EIP712 {
+contract ProvenanceRegistry is IProvenanceRegistry, Titles, EIP712 {
     struct Anchor {
         uint48 blockNumber;
         uint48 time;
@@ -30,6 +32,11 @@ contract ProvenanceRegistry is IProvenanceRegistry, EIP712 {
         "Record(uint16 format,bytes32 key,bytes32 coverHash,bytes32 markedHash,bytes32 releasedHash,"
         "string evidenceCid,string bundleCid,address owner,bytes32 model,uint64 time)"
     );
+    /// @notice EIP-712 type of a member's leave to anchor a batch for it.
+    bytes32 public constant BATCH_TYPEHASH =
+        keccak256("BatchAnchor(address owner,bytes32 root,uint32 count,string cid,uint256 deadline)");
+    /// @notice EIP-712 type of an owner's leave to register a record for it.
+    bytes32 public constant REGISTRATION_TYPEHASH = keccak256("Registration(bytes32 recordId,uint256 deadline)");
 
     /// @inheritdoc IProvenanceRegistry
     IFederation public immutable FEDERATION;
@@ -40,11 +47,6 @@ contract ProvenanceRegistry is IProvenanceRegistry, EIP712 {
     /// @inheritdoc IProvenanceRegistry
     mapping(bytes32 releasedHash => bytes32 recordId) public recordOf;
 
-    modifier onlyMember() {
-        if (!FEDERATION.isMember(msg.sender)) revert NotMember(msg.sender);
-        _;
-    }
-
     /// @notice Make a registry.
     /// @param federation The federation whose members may write.
     constructor(IFederation federation) EIP712("medprov", "1") {
@@ -54,29 +56,38 @@ contract ProvenanceRegistry is IProvenanceRegistry, EIP712 {
     }
 
     /// @inheritdoc IProvenanceRegistry
-    function anchorBatch(bytes32 root, uint32 count, string calldata cid) external onlyMember {
-        if (root == 0) revert ZeroHash();
-        if (count == 0) revert EmptyBatch();
-        _checkCid(cid);
-        if (_anchors[msg.sender][root].blockNumber != 0) revert RootAlreadyAnchored(root, msg.sender);
-        uint48 time = uint48(block.timestamp);
-        _anchors[msg.sender][root] = Anchor(SafeCast.toUint48(block.number), time, count, cid);
-        emit BatchAnchored(root, msg.sender, count, time, cid);
+    function anchorBatch(bytes32 root, uint32 count, string calldata cid) external {
+        _anchorBatch(msg.sender, root, count, cid);
     }
 
     /// @inheritdoc IProvenanceRegistry
-    function register(Record calldata record) external onlyMember returns (bytes32 recordId) {
+    function anchorBatchFor(
+        address owner,
+        bytes32 root,
+        uint32 count,
+        string calldata cid,
+        uint256 deadline,
+        bytes calldata signature
+    ) external {
+        bytes32 hash = keccak256(abi.encode(BATCH_TYPEHASH, owner, root, count, keccak256(bytes(cid)), deadline));
+        _checkSignature(owner, hash, deadline, signature);
+        _anchorBatch(owner, root, count, cid);
+    }
+
+    /// @inheritdoc IProvenanceRegistry
+    function register(Record calldata record) external returns (bytes32) {
         if (record.owner != msg.sender) revert NotOwner(msg.sender, record.owner);
-        if (record.key == 0 || record.releasedHash == 0) revert ZeroHash();
-        _checkCid(record.evidenceCid);
-        if (bytes(record.bundleCid).length != 0) _checkCid(record.bundleCid);
-        bytes32 earlier = recordOf[record.releasedHash];
-        if (earlier != 0) revert AlreadyRegistered(record.releasedHash, earlier);
-        recordId = recordIdOf(record);
-        uint48 time = uint48(block.timestamp);
-        recordOf[record.releasedHash] = recordId;
-        _registrations[recordId] = Registration(msg.sender, SafeCast.toUint48(block.number), time);
-        emit RecordRegistered(recordId, msg.sender, record.key, time, record);
+        return _register(record);
+    }
+
+    /// @inheritdoc IProvenanceRegistry
+    function registerFor(Record calldata record, uint256 deadline, bytes calldata signature)
+        external
+        returns (bytes32)
+    {
+        bytes32 hash = keccak256(abi.encode(REGISTRATION_TYPEHASH, recordIdOf(record), deadline));
+        _checkSignature(record.owner, hash, deadline, signature);
+        return _register(record);
     }
 
     /// @inheritdoc IProvenanceRegistry
@@ -90,7 +101,7 @@ contract ProvenanceRegistry is IProvenanceRegistry, EIP712 {
     }
 
     /// @inheritdoc IProvenanceRegistry
-    function verify(address owner, bytes32 root, bytes32 leaf, bytes32[] calldata proof) external view returns (bool) {
+    function verify(address owner, bytes32 root, bytes32 leaf, bytes32[] calldata proof) public view returns (bool) {
         if (_anchors[owner][root].blockNumber == 0) return false;
         return MerkleProof.verifyCalldata(proof, root, keccak256(bytes.concat(keccak256(abi.encode(leaf)))));
     }
@@ -120,6 +131,58 @@ contract ProvenanceRegistry is IProvenanceRegistry, EIP712 {
                 )
             )
         );
+    }
+
+    function _anchorBatch(address owner, bytes32 root, uint32 count, string calldata cid) private {
+        _checkWriter(owner);
+        if (root == 0) revert ZeroHash();
+        if (count == 0) revert EmptyBatch();
+        _checkCid(cid);
+        if (_anchors[owner][root].blockNumber != 0) revert RootAlreadyAnchored(root, owner);
+        uint48 time = uint48(block.timestamp);
+        _anchors[owner][root] = Anchor(SafeCast.toUint48(block.number), time, count, cid);
+        emit BatchAnchored(root, owner, count, time, cid);
+    }
+
+    function _register(Record calldata record) private returns (bytes32 recordId) {
+        _checkWriter(record.owner);
+        if (record.key == 0 || record.releasedHash == 0) revert ZeroHash();
+        _checkCid(record.evidenceCid);
+        if (bytes(record.bundleCid).length != 0) _checkCid(record.bundleCid);
+        bytes32 earlier = recordOf[record.releasedHash];
+        if (earlier != 0) revert AlreadyRegistered(record.releasedHash, earlier);
+        recordId = recordIdOf(record);
+        uint48 time = uint48(block.timestamp);
+        recordOf[record.releasedHash] = recordId;
+        _registrations[recordId] = Registration(record.owner, SafeCast.toUint48(block.number), time);
+        emit RecordRegistered(recordId, record.owner, record.key, time, record);
+    }
+
+    function _checkSignature(address owner, bytes32 structHash, uint256 deadline, bytes calldata signature)
+        private
+        view
+    {
+        if (block.timestamp > deadline) revert Expired(deadline);
+        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecover(_hashTypedDataV4(structHash), signature);
+        if (failure != ECDSA.RecoverError.NoError || signer != owner) revert BadSignature(owner);
+    }
+
+    function _federation() internal view override returns (IFederation) {
+        return FEDERATION;
+    }
+
+    function _existence(Claim calldata claim) internal view override returns (bytes32 recordId, uint48 blockNumber) {
+        recordId = recordIdOf(claim.record);
+        if (claim.root == 0) {
+            blockNumber = _registrations[recordId].blockNumber;
+        } else if (verify(claim.record.owner, claim.root, recordId, claim.proof)) {
+            blockNumber = _anchors[claim.record.owner][claim.root].blockNumber;
+        }
+    }
+
+    function _checkWriter(address account) internal view override {
+        if (FEDERATION.paused()) revert Paused();
+        if (!FEDERATION.isMember(account)) revert NotMember(account);
     }
 
     function _checkCid(string calldata cid) private pure {

@@ -31,6 +31,8 @@ RECORD_TYPE = (
     "Record(uint16 format,bytes32 key,bytes32 coverHash,bytes32 markedHash,bytes32 releasedHash,"
     "string evidenceCid,string bundleCid,address owner,bytes32 model,uint64 time)"
 )
+BATCH_TYPE = "BatchAnchor(address owner,bytes32 root,uint32 count,string cid,uint256 deadline)"
+REGISTRATION_TYPE = "Registration(bytes32 recordId,uint256 deadline)"
 
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
@@ -178,6 +180,38 @@ def sign_record(record: Record, domain: Domain, account: Account) -> bytes:
 def recover_record(record: Record, signature: bytes, domain: Domain) -> str:
     """The address that signed a record; errors as :func:`recover`. Compare it with the record's owner."""
     return recover(record_digest(record, domain), signature)
+
+
+def sign_batch(root: bytes, count: int, cid: str, deadline: int, domain: Domain, account: Account) -> bytes:
+    """Sign the leave to anchor a batch for `account` until `deadline` (seconds since 1970); 65 bytes.
+
+    Raises
+    ------
+    RecordError
+        A value does not fit.
+    """
+    owner = address(account.address, "account")
+    if len(root) != 32 or not 0 <= count < 1 << 32 or not 0 <= deadline < 1 << 256:
+        raise RecordError("batch order: the root must be 32 bytes, count and deadline must fit 32 and 256 bits")
+    words = (_address(owner), root, _uint(count), keccak256(cid.encode()), _uint(deadline))
+    return sign(_digest(BATCH_TYPE, domain, *words), account)
+
+
+def sign_registration(record: Record, deadline: int, domain: Domain, account: Account) -> bytes:
+    """Sign the leave to register a record for its owner until `deadline` (seconds since 1970); 65 bytes.
+
+    It is another signature than the record's own, which every manifest shows.
+
+    Raises
+    ------
+    RecordError
+        The account is not the record's owner, or the deadline does not fit.
+    """
+    if address(account.address, "account") != record.owner:
+        raise RecordError(f"record of {record.owner}: cannot be signed by {account.address}; use the owner's key")
+    if not 0 <= deadline < 1 << 256:
+        raise RecordError("registration: the deadline must fit 256 bits")
+    return sign(_digest(REGISTRATION_TYPE, domain, record_digest(record, domain), _uint(deadline)), account)
 
 
 def sign(digest: bytes, account: Account) -> bytes:

@@ -23,6 +23,9 @@ class Kind(IntEnum):
     SUSPEND = 2
     RESUME = 3
     THRESHOLD = 4
+    ROTATE = 5
+    PAUSE = 6
+    UNPAUSE = 7
 
 
 class Status(IntEnum):
@@ -32,6 +35,7 @@ class Status(IntEnum):
     ACTIVE = 1
     SUSPENDED = 2
     LEFT = 3
+    ROTATED = 4
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ class Federation:
         Parameters
         ----------
         former : bool
-            True includes suspended members and those that left.
+            True includes suspended members, those that left, and accounts that members no longer use.
         """
         count = self.chain.call(self.contract.functions.memberCount())
         found = [_member(self.chain.call(self.contract.functions.memberByIndex(index))) for index in range(count)]
@@ -203,6 +207,49 @@ class Federation:
     def set_threshold(self, k: int, account: LocalAccount) -> Receipt:
         """Vote for another k; see :meth:`vote`."""
         return self.vote(Kind.THRESHOLD, ZERO_ADDRESS, encode(["uint256"], [k]), account)
+
+    def replace_key(self, address: str, following: str, account: LocalAccount) -> Receipt:
+        """Vote that a member that has lost its key goes on as `following`; see :meth:`vote`."""
+        data = encode(["address"], [Web3.to_checksum_address(following)])
+        return self.vote(Kind.ROTATE, address, data, account)
+
+    def pause(self, account: LocalAccount) -> Receipt:
+        """Vote that nobody writes, here and in the registry; see :meth:`vote`."""
+        return self.vote(Kind.PAUSE, ZERO_ADDRESS, b"", account)
+
+    def unpause(self, account: LocalAccount) -> Receipt:
+        """Vote that members may write again; see :meth:`vote`."""
+        return self.vote(Kind.UNPAUSE, ZERO_ADDRESS, b"", account)
+
+    def paused(self) -> bool:
+        """Whether all writing is paused."""
+        return bool(self.chain.call(self.contract.functions.paused()))
+
+    def offer_key(self, following: str | None, account: LocalAccount) -> Receipt:
+        """Offer to go on with another account, which must accept; None takes the offer back.
+
+        Raises
+        ------
+        RevertedError
+            ``NotMember``, ``AccountUsed`` (it is or was a member's).
+        """
+        return self.chain.send(
+            self.contract.functions.offerKey(Web3.to_checksum_address(following or ZERO_ADDRESS)), account
+        )
+
+    def accept_key(self, former: str, account: LocalAccount) -> Receipt:
+        """Go on with `account` as the member that was `former` so far; records stay with the key that signed them.
+
+        Raises
+        ------
+        RevertedError
+            ``NotOffered``, ``NotMember``, ``AccountUsed``.
+        """
+        return self.chain.send(self.contract.functions.acceptKey(Web3.to_checksum_address(former)), account)
+
+    def current_of(self, address: str) -> str:
+        """The account with which a member goes on; `address` itself where it was never rotated."""
+        return str(self.chain.call(self.contract.functions.currentOf(Web3.to_checksum_address(address))))
 
     def set_reader_key(self, reader_key: bytes, account: LocalAccount) -> Receipt:
         """Replace the calling member's own X25519 public key (32 bytes)."""

@@ -82,6 +82,31 @@ class Registration:
     tx_hash: str
 
 
+@dataclass(frozen=True)
+class BatchOrder:
+    """A member's signed leave to anchor a batch for it, for whoever pays.
+
+    Parameters
+    ----------
+    owner : str
+    root : bytes
+        32 bytes.
+    count : int
+    cid : str
+    deadline : int
+        Last second of its validity, since 1970.
+    signature : bytes
+        65 bytes, see :func:`medprov_ledger.eip712.sign_batch`.
+    """
+
+    owner: str
+    root: bytes
+    count: int
+    cid: str
+    deadline: int
+    signature: bytes
+
+
 class Registry:
     """Anchors and reads batches.
 
@@ -136,7 +161,45 @@ class Registry:
             ``NotMember``, ``NotOwner``, ``AlreadyRegistered`` (this released image has an owner), ``ZeroHash``,
             ``BadCid``.
         """
-        return self.chain.send(self.contract.functions.register(_fields(record)), account)
+        return self.chain.send(self.contract.functions.register(record_fields(record)), account)
+
+    def anchor_batch_for(self, order: BatchOrder, payer: LocalAccount) -> Receipt:
+        """Anchor a batch for the member that signed the order; `payer` need not be a member.
+
+        Raises
+        ------
+        RevertedError
+            ``Expired``, ``BadSignature``, and as for :meth:`anchor_batch`.
+        """
+        function = self.contract.functions.anchorBatchFor(
+            Web3.to_checksum_address(order.owner),
+            _bytes32(order.root),
+            order.count,
+            order.cid,
+            order.deadline,
+            order.signature,
+        )
+        return self.chain.send(function, payer)
+
+    def register_for(self, record: Record, deadline: int, signature: bytes, payer: LocalAccount) -> Receipt:
+        """Register a record for its owner, who signed that (:func:`medprov_ledger.eip712.sign_registration`).
+
+        Parameters
+        ----------
+        record : Record
+        deadline : int
+            Last second of the signature's validity, since 1970.
+        signature : bytes
+            65 bytes.
+        payer : LocalAccount
+            Need not be a member.
+
+        Raises
+        ------
+        RevertedError
+            ``Expired``, ``BadSignature``, and as for :meth:`register`.
+        """
+        return self.chain.send(self.contract.functions.registerFor(record_fields(record), deadline, signature), payer)
 
     def anchor(self, owner: str, root: bytes, *, confirmed: bool = True) -> Anchor | None:
         """A member's anchor of a root; None while there is none.
@@ -204,7 +267,7 @@ class Registry:
 
     def record_id(self, record: Record) -> bytes:
         """The record's leaf as the contract computes it; equals ``record.leaf(domain)``."""
-        return bytes(self.chain.call(self.contract.functions.recordIdOf(_fields(record))))
+        return bytes(self.chain.call(self.contract.functions.recordIdOf(record_fields(record))))
 
 
 def _anchor(log: EventData) -> Anchor:
@@ -234,7 +297,8 @@ def _registration(log: EventData) -> Registration:
     )
 
 
-def _fields(record: Record) -> tuple[Any, ...]:
+def record_fields(record: Record) -> tuple[Any, ...]:
+    """A record as the contract's struct."""
     return tuple(getattr(record, name) for name in _RECORD_FIELDS)
 
 

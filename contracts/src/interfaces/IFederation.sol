@@ -11,7 +11,8 @@ interface IFederation {
         None,
         Active,
         Suspended,
-        Left
+        Left,
+        Rotated
     }
 
     /// @notice What members vote on.
@@ -20,7 +21,10 @@ interface IFederation {
         Leave,
         Suspend,
         Resume,
-        Threshold
+        Threshold,
+        Rotate,
+        Pause,
+        Unpause
     }
 
     /// @notice A hospital.
@@ -106,6 +110,20 @@ interface IFederation {
     /// @param threshold The new number.
     event ThresholdChanged(uint256 threshold);
 
+    /// @notice A member offers to go on with another account; zero takes the offer back.
+    /// @param account The member.
+    /// @param next The other account.
+    event KeyOffered(address indexed account, address indexed next);
+
+    /// @notice A member goes on with another account. What the former one did keeps its place in the history.
+    /// @param account The former account.
+    /// @param next The new one.
+    event KeyRotated(address indexed account, address indexed next);
+
+    /// @notice Writing was stopped or allowed again.
+    /// @param paused True where it was stopped.
+    event PausedChanged(bool paused);
+
     /// @notice A training round was anchored.
     /// @param number Number of the round.
     /// @param modelHash SHA-256 of the aggregated weights.
@@ -163,6 +181,14 @@ interface IFederation {
     error AlreadyReleased(bytes32 modelHash);
     /// @notice The block is not there yet.
     error FutureBlock(uint256 blockNumber);
+    /// @notice A member goes on with an account that was never a member's.
+    error AccountUsed(address account);
+    /// @notice The account was not offered to the caller.
+    error NotOffered(address account, address next);
+    /// @notice The federation has paused all writing.
+    error Paused();
+    /// @notice The federation is paused, or is not, already.
+    error PauseUnchanged(bool paused);
 
     /// @notice The federation's name among federations; salt of the evidence keys.
     function federationId() external view returns (bytes32);
@@ -173,7 +199,7 @@ interface IFederation {
     /// @notice Number of active members.
     function activeCount() external view returns (uint256);
 
-    /// @notice Number of all who are or were members; indices for {memberByIndex} are below it.
+    /// @notice Number of all accounts that are or were members; indices for {memberByIndex} are below it.
     function memberCount() external view returns (uint256);
 
     /// @notice A member of any standing, in the order of first joining.
@@ -195,8 +221,9 @@ interface IFederation {
 
     /// @notice Vote for a motion; the first vote opens it, the k-th carries it out. Members only.
     /// @param kind What the motion is about.
-    /// @param account Whom it is about; zero for Threshold.
-    /// @param data Join: abi.encode(nameHash, readerKey). Threshold: abi.encode(uint256 k). Empty for the others.
+    /// @param account Whom it is about; zero for Threshold, Pause and Unpause.
+    /// @param data Join: abi.encode(nameHash, readerKey). Threshold: abi.encode(uint256 k). Rotate, for a member that
+    /// has lost its key: abi.encode(address next). Empty for the others.
     /// @return motion Id of the motion.
     /// @return carried True where this vote carried it out.
     function vote(Kind kind, address account, bytes calldata data) external returns (bytes32 motion, bool carried);
@@ -210,6 +237,22 @@ interface IFederation {
     /// @notice Replace one's own reader key. Members only.
     /// @param readerKey X25519 public key.
     function setReaderKey(bytes32 readerKey) external;
+
+    /// @notice Offer to go on with another account, which must accept; zero takes the offer back. Members only.
+    /// @param next An account that was never a member's.
+    function offerKey(address next) external;
+
+    /// @notice Go on as a member with the caller's account. Votes, standing, name and reader key go over; records stay
+    /// with the account that signed them, and {currentOf} leads from it to the caller.
+    /// @param account The member's present account, which has offered that.
+    function acceptKey(address account) external;
+
+    /// @notice The account with which a member goes on; the account itself where it was never rotated.
+    /// @param account Any account that a member has or had.
+    function currentOf(address account) external view returns (address);
+
+    /// @notice Whether all writing is paused, here and in the registries of this federation.
+    function paused() external view returns (bool);
 
     /// @notice Anchor a finished training round. Members only.
     /// @param number {lastRound} + 1.

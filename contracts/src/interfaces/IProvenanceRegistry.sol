@@ -2,36 +2,13 @@
 pragma solidity ^0.8.24;
 
 import {IFederation} from "./IFederation.sol";
+import {ITitles} from "./ITitles.sol";
 
 /// @title Provenance of medical images.
 /// @notice Members anchor the Merkle root of many records in one transaction, or register one record by itself. An
 /// anchor is named by its owner and its root: several members may anchor one root, and a record is proved by the anchor
 /// of its own owner only. No personal data is stored: only hashes, content identifiers, addresses and times.
-interface IProvenanceRegistry {
-    /// @notice One image's provenance. Its EIP-712 digest is the record's id and its leaf in a batch.
-    /// @param format Version of the record.
-    /// @param key Record key, derived from the mark's payload; need not be unique.
-    /// @param coverHash Salted hash of the image as the scanner made it.
-    /// @param markedHash Content hash of the image with the ownership mark.
-    /// @param releasedHash Content hash of the image that leaves the hospital.
-    /// @param evidenceCid The sealed evidence.
-    /// @param bundleCid The sealed bundle; empty where there is none.
-    /// @param owner The hospital.
-    /// @param model SHA-256 of the weights that marked the image.
-    /// @param time When the owner sealed the record, as the owner says.
-    struct Record {
-        uint16 format;
-        bytes32 key;
-        bytes32 coverHash;
-        bytes32 markedHash;
-        bytes32 releasedHash;
-        string evidenceCid;
-        string bundleCid;
-        address owner;
-        bytes32 model;
-        uint64 time;
-    }
-
+interface IProvenanceRegistry is ITitles {
     /// @notice A batch was anchored.
     /// @param root Merkle root over the batch's records.
     /// @param owner The member that anchored it.
@@ -64,6 +41,12 @@ interface IProvenanceRegistry {
     error ZeroHash();
     /// @notice A content identifier is empty or too long.
     error BadCid(uint256 length);
+    /// @notice The federation has paused all writing.
+    error Paused();
+    /// @notice The signature is no longer valid.
+    error Expired(uint256 deadline);
+    /// @notice The signature is not the owner's, or not over these values.
+    error BadSignature(address owner);
 
     /// @notice The federation whose members may write.
     function FEDERATION() external view returns (IFederation);
@@ -79,6 +62,32 @@ interface IProvenanceRegistry {
     /// @param record The record.
     /// @return recordId Its EIP-712 digest.
     function register(Record calldata record) external returns (bytes32 recordId);
+
+    /// @notice Anchor a batch for a member that has signed it (EIP-712 type `BatchAnchor`); anybody may pay.
+    /// @param owner The member.
+    /// @param root Merkle root over the records' ids.
+    /// @param count Number of records.
+    /// @param cid The batch's manifest.
+    /// @param deadline Last second of the signature's validity.
+    /// @param signature The member's, 65 bytes (r, s, v).
+    function anchorBatchFor(
+        address owner,
+        bytes32 root,
+        uint32 count,
+        string calldata cid,
+        uint256 deadline,
+        bytes calldata signature
+    ) external;
+
+    /// @notice Register one record for its owner, who has signed that (EIP-712 type `Registration`); anybody may pay.
+    /// The signature under the record itself, which manifests hold, does not do.
+    /// @param record The record.
+    /// @param deadline Last second of the signature's validity.
+    /// @param signature The owner's, 65 bytes (r, s, v).
+    /// @return recordId Its EIP-712 digest.
+    function registerFor(Record calldata record, uint256 deadline, bytes calldata signature)
+        external
+        returns (bytes32 recordId);
 
     /// @notice A member's anchor of a root; blockNumber 0 where there is none.
     /// @param owner The member.

@@ -19,6 +19,8 @@ from medprov_ledger.errors import ChainError
 from medprov_ledger.record import Record
 from medprov_ledger.registry import Anchor, Registration
 from medprov_ledger.store import BlockStore
+from medprov_ledger.titles import Reason as Revocation
+from medprov_ledger.titles import Title
 from medprov_sdk.ledger_view import LedgerView, Links
 from medprov_sdk.verifier import Verifier
 from medprov_watermark import features
@@ -56,6 +58,8 @@ class Contracts:
     away: bool = False
     forged: bool = False
     """Makes the contract refuse every proof."""
+    titles: dict[bytes, Title] = field(default_factory=dict)
+    """What has become of records, by their ids; the others are as they were anchored."""
 
     def _ask(self) -> None:
         if self.away:
@@ -80,6 +84,10 @@ class Contracts:
     def is_member(self, address: str, block: int | None = None) -> bool:
         self._ask()
         return address in self.members
+
+    def title(self, record_id: bytes, owner: str) -> Title:
+        self._ask()
+        return self.titles.get(record_id, Title(owner, None, None, Revocation.NONE, None))
 
 
 @dataclass
@@ -219,7 +227,7 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
 
         def connect(_: Config) -> Links:
             contracts.anchors()
-            return Links(contracts, contracts)
+            return Links(contracts, contracts, contracts)
 
         reader = Reader()
         verifier = Verifier(reader, LedgerView(config, cache, connect))

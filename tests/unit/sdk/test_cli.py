@@ -282,7 +282,7 @@ def test_the_help_needs_no_heavy_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stderr.strip() == "[]"
-    assert "exit codes" in done.stdout and "23 revoked (reserved" in done.stdout
+    assert "exit codes" in done.stdout and "23 revoked," in done.stdout
 
 
 def test_serve_takes_its_address_and_one_verifier(picture: Path, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:

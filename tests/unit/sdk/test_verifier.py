@@ -15,8 +15,10 @@ from PIL import Image
 
 from medprov_ledger import eip712
 from medprov_ledger.config import Config
-from medprov_ledger.errors import ConfigError, RecordError, StoreError
+from medprov_ledger.errors import ChainError, ConfigError, RecordError, StoreError
 from medprov_ledger.registry import Registration
+from medprov_ledger.titles import Reason as Revocation
+from medprov_ledger.titles import Title
 from medprov_sdk import Reason, Verdict, Verifier
 from medprov_sdk.errors import UnreadableError
 from medprov_sdk.ledger_view import MOST_PROVED, cache_file
@@ -131,6 +133,79 @@ def test_boxes_lie_on_the_picture_as_it_was_given(world: Any, geometry: Geometry
     wanted = np.zeros(image.shape, bool)
     wanted[64:96, 32:64] = True
     assert np.array_equal(inside, geometry.apply(wanted))
+
+
+def revoke(world: Any, record: Any, reason: Revocation = Revocation.CONSENT_WITHDRAWN) -> None:
+    world.contracts.titles[record.leaf(world.domain)] = Title(record.owner, None, 1_800_000_000, reason, None)
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_a_revoked_record_is_said_to_be_revoked(world: Any, derived: bool) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    revoke(world, world.record(image, world.alice))
+    given = jpeg(image) if derived else image
+    if derived:
+        world.reader.say(given, world.payload)
+    result = world.verifier.verify(given)
+    assert (result.verdict, result.reason) == (Verdict.REVOKED, Reason.RECORD_REVOKED)
+    assert result.owner == world.alice.address
+    (check,) = [check for check in result.checks if check.name == "record stands"]
+    assert check.passed is False
+    assert check.detail.endswith("was revoked by its owner on 2027-01-15 08:00 UTC: consent withdrawn")
+
+
+def test_a_record_that_took_the_place_of_a_revoked_one_counts(world: Any) -> None:
+    image = world.phantom()
+    old = world.record(image, world.alice, time=5)
+    world.anchor(world.alice, old)
+    world.release(image, world.alice)
+    revoke(world, old, Revocation.SUPERSEDED)
+    result = world.verifier.verify(image)
+    assert result.verdict is Verdict.AUTHENTIC
+    assert result.record.record["time"] == 1_700_000_000
+    assert [check.passed for check in result.checks if check.name == "record stands"] == [None]
+
+
+def test_a_revoked_claim_conflicts_with_nothing(world: Any) -> None:
+    image = world.phantom()
+    false_claim = world.record(world.phantom(3), world.bob)
+    world.anchor(world.bob, false_claim)
+    world.release(image, world.alice)
+    copy = jpeg(image)
+    world.reader.say(copy, world.payload)
+    assert world.verifier.verify(copy).verdict is Verdict.CONFLICTING_CLAIMS
+    revoke(world, false_claim, Revocation.ERRONEOUS)
+    assert world.verifier.verify(copy).verdict is Verdict.AUTHENTIC_DERIVED
+
+
+def test_a_new_owner_and_a_dispute_are_named(world: Any) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    record = world.record(image, world.alice)
+    changed = Title(world.bob.address, None, None, Revocation.NONE, b"e" * 32)
+    world.contracts.titles[record.leaf(world.domain)] = changed
+    result = world.verifier.verify(image)
+    assert result.verdict is Verdict.AUTHENTIC
+    details = {check.name: check for check in result.checks}
+    assert details["owner"].detail.startswith(f"now {world.bob.address}")
+    assert details["uncontested"].passed is False
+    assert (b"e" * 32).hex() in details["uncontested"].detail
+
+
+def test_a_chain_that_goes_away_before_it_tells_of_a_revocation_proves_nothing(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+
+    def away(record_id: bytes, owner: str) -> Title:
+        raise ChainError("no chain answers there")
+
+    monkeypatch.setattr(world.contracts, "title", away)
+    result = world.verifier.verify(image)
+    assert result.verdict is Verdict.UNVERIFIABLE
+    assert result.record is None
 
 
 def test_two_owners_of_one_payload_conflict_and_the_earlier_anchor_is_named(world: Any) -> None:
