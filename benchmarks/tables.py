@@ -32,7 +32,8 @@ COMMANDS = {
     "decoding": "python -m benchmarks.decoding --words 300 --json FILE",
     "restore": "python -m benchmarks.restore --images DIR --per-modality 1 --json FILE",
     "features": "python -m benchmarks.features --images DIR --per-folder 6 --json FILE",
-    "false_alarm": "python -m benchmarks.false_alarm --images DIR --count 1500 --searched 150 --json FILE",
+    "false_alarm": "python -m benchmarks.false_alarm --images DIR --count 10000 --searched 40 --scored 1500 "
+    "--json FILE",
     "amplitudes": "python -m benchmarks.amplitudes --images DIR --split validation --offset 1 --per-modality 1 "
     "--json FILE",
     "speed": f"python -m benchmarks.speed --sizes 512 --runs 1 {PEERS} --json FILE",
