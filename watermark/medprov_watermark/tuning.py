@@ -161,7 +161,7 @@ class _Loop:
         reader: Reader,
         roi: NDArray[np.bool_] | None,
         attenuate: bool,
-        allowance: float,
+        allowance: float = 1.0,
     ) -> None:
         self.picture, self.signs, self.network, self.reader = picture, signs, network, reader
         self.roi, self.attenuate, self.allowance = roi, attenuate, allowance

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -71,6 +71,7 @@ def smooth(height: int = 60, width: int = 80) -> np.ndarray:
 MAPS = st.tuples(*[st.floats(-3, 3)] * 6).filter(lambda m: abs(m[0] * m[4] - m[1] * m[3]) > 0.01)
 
 
+@settings(deadline=None)
 @given(MAPS, MAPS, st.floats(-9, 9), st.floats(-9, 9))
 def test_maps_are_composed_and_inverted(first: Matrix, second: Matrix, x: float, y: float) -> None:
     def moved(m: Matrix, x: float, y: float) -> tuple[float, float]:

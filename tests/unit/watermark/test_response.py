@@ -378,5 +378,8 @@ def test_the_picture_itself_and_what_comes_near_are_tried_again() -> None:
     missing[8] = False
     assert 8 not in again and 8 in model.worth_trying(np.full(cr.WRITTEN, GIVEN), missing)
     model.wanted[3] = False
-    hopeless = model.worth_trying(np.full(cr.WRITTEN, 0.2 * GIVEN), ~NONE).tolist()
+    failed = ~NONE
+    failed[3] = False
+    hopeless = model.worth_trying(np.full(cr.WRITTEN, 0.2 * GIVEN), failed).tolist()
     assert 3 not in hopeless and 0 in hopeless
+    assert 3 in model.worth_trying(np.full(cr.WRITTEN, 0.2 * GIVEN), ~NONE)
