@@ -363,7 +363,7 @@ def main() -> int:
         return 2
     found = images.collect(args.images, sizes, args.split, 1 if args.quick else args.per_modality, args.offset)
     if args.quick:
-        found = found[: 2 if rivals else 3]
+        found = found[:2]
     records = None
     if args.list_records is not None:
         records = listing.directory([payload_for(sample) for sample in found], args.list_records)

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (
             "robustness",
             lambda d: (
-                d["methods"]["medprov"]["summary"]["restored"]["hits"] == 3
+                d["methods"]["medprov"]["summary"]["restored"]["hits"] == 2
                 and d["methods"]["medprov"]["summary"]["exact"]["all"]["none"]["percent"] == 100
             ),
         ),
