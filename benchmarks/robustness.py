@@ -223,7 +223,7 @@ def _peer(sample: images.Sample, method: peers.Method, rival: peers.Method, plan
     if plan.overwrite:
         try:
             over = rival.mark(marked.copy(), second.copy())
-        except Exception:
+        except Exception:  # foreign code again: whatever it raises, it has refused
             row[OVERWRITE] = {"refused": True}
             return row
         row[OVERWRITE] = {"refused": False, "first": _accuracy(_read(method, over), message) == 1}

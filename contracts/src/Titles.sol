@@ -23,7 +23,7 @@ abstract contract Titles is ITitles {
 
     /// @inheritdoc ITitles
     function offerTransfer(Claim calldata claim, address to) external onlyWriter {
-        (bytes32 id, Title storage held) = _owned(claim);
+        (bytes32 id,, Title storage held) = _owned(claim);
         if (to != address(0) && (to == msg.sender || !_federation().isMember(to))) revert BadRecipient(to);
         held.offered = to;
         emit TransferOffered(id, msg.sender, to);
@@ -44,7 +44,7 @@ abstract contract Titles is ITitles {
 
     /// @inheritdoc ITitles
     function grantLicence(Claim calldata claim, address licensee, uint48 expires, bytes32 terms) external onlyWriter {
-        (bytes32 id,) = _owned(claim);
+        (bytes32 id,,) = _owned(claim);
         if (licensee == address(0)) revert BadRecipient(licensee);
         if (expires <= block.timestamp) revert BadExpiry(expires);
         _licences[id][licensee] = Licence(uint48(block.timestamp), expires, terms);
@@ -62,7 +62,7 @@ abstract contract Titles is ITitles {
     /// @inheritdoc ITitles
     function revoke(Claim calldata claim, Reason reason, bytes32 note) external onlyWriter {
         if (reason == Reason.None) revert NoReason();
-        (bytes32 id, Title storage held) = _owned(claim);
+        (bytes32 id,, Title storage held) = _owned(claim);
         held.revokedTime = uint48(block.timestamp);
         held.reason = reason;
         held.offered = address(0);
@@ -71,13 +71,12 @@ abstract contract Titles is ITitles {
 
     /// @inheritdoc ITitles
     function dispute(Claim calldata earlier, Claim calldata later) external onlyWriter {
-        (bytes32 mine,) = _owned(earlier);
+        (bytes32 mine, uint48 myBlock,) = _owned(earlier);
         (bytes32 theirs, uint48 theirBlock) = _proved(later);
         Record calldata a = earlier.record;
         Record calldata b = later.record;
         bool related = a.key == b.key || a.markedHash == b.markedHash || a.releasedHash == b.releasedHash;
         if (!related || mine == theirs) revert Unrelated(mine, theirs);
-        (, uint48 myBlock) = _proved(earlier);
         Dispute storage kept = _disputes[theirs];
         if (myBlock >= theirBlock || (kept.blockNumber != 0 && kept.blockNumber <= myBlock)) {
             revert NotEarlier(mine, kept.blockNumber == 0 ? theirs : kept.earlier);
@@ -128,8 +127,8 @@ abstract contract Titles is ITitles {
     }
 
     /// @dev The title of a record that the caller owns and that stands; made at the first change.
-    function _owned(Claim calldata claim) private returns (bytes32 recordId, Title storage held) {
-        (recordId,) = _proved(claim);
+    function _owned(Claim calldata claim) private returns (bytes32 recordId, uint48 blockNumber, Title storage held) {
+        (recordId, blockNumber) = _proved(claim);
         held = _titles[recordId];
         if (held.owner == address(0)) held.owner = claim.record.owner;
         if (_federation().currentOf(held.owner) != msg.sender) revert NotTitleOwner(recordId, msg.sender);

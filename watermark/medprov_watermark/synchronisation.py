@@ -101,7 +101,7 @@ def rotated(grey: F32, reader: Reader) -> Iterator[Detection]:
         matrix = compose(matrix, unit_matrix(orientations[o]))
         h, w = (w, h) if orientations[o].turns % 2 else (h, w)
         found.append(_Hypothesis(float(scores[i, o]), matrix, white, onward, h, w))
-    look = _looker(grey, reader)
+    look = _on_picture(grey, reader)
     for hypothesis in _ranked(look(_apart(_on_map(reader)(found))[:_LOOKED]))[:CANDIDATES]:
         (fine,) = look([_refined(hypothesis, _on_map(reader), _ON_MAP)])
         yield _detection(fine, reader, scores.size)
@@ -110,7 +110,7 @@ def rotated(grey: F32, reader: Reader) -> Iterator[Detection]:
 def turned(grey: F32, reader: Reader) -> Iterator[Detection]:
     """Marks turned by any angle on the same canvas, for which the extractor looks at the picture at every angle.
 
-    A map does not turn quite as its picture does, and faint marks are lost on it; this takes some three seconds more.
+    A map does not turn quite as its picture does, and faint marks are lost on it; this takes some seconds more.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def turned(grey: F32, reader: Reader) -> Iterator[Detection]:
         i, o = divmod(place, len(orientations))
         matrix = compose(angles[i], unit_matrix(orientations[o]))
         found.append(_Hypothesis(float(scores[i, o]), matrix, white[i], onward, height, width))
-    look = _looker(grey, reader)
+    look = _on_picture(grey, reader)
     for hypothesis in _ranked(look(_apart(found)[:CANDIDATES])):
         yield _detection(_refined(hypothesis, look, _ON_PICTURE), reader, scores.size)
 
@@ -162,7 +162,7 @@ def windows(grey: F32, reader: Reader, places: Sequence[tuple[int, int]] = PASTE
     parts = [shrunk(grey, side) for side in sides]
     templates = np.fft.rfft2(np.stack([g.apply(_pilot_template(reader)) for g in ALL]))
     tries = sum((_SIZE - side + 1) ** 2 for side in sides) * len(ALL) * len(places)
-    look, best = _looker(grey, reader), []
+    look, best = _on_picture(grey, reader), []
     for place in places:
         whites = _pasted(parts, place, reader)
         found = [
@@ -230,7 +230,7 @@ def _on_map(reader: Reader) -> Look:
     return look
 
 
-def _looker(grey: F32, reader: Reader) -> Look:
+def _on_picture(grey: F32, reader: Reader) -> Look:
     """Hypotheses with what the extractor makes of the picture in the frame that each of them supposes.
 
     Its answer depends on where a picture lies among its blocks, so this is more than a map that was moved there.
@@ -238,12 +238,12 @@ def _looker(grey: F32, reader: Reader) -> Look:
 
     def look(found: Iterable[_Hypothesis]) -> list[_Hypothesis]:
         supposed = list(found)
-        framed_ = each(lambda h: framed(grey, h.frame), supposed)
-        maps = reader.extractor.white(np.stack([p for p, _ in framed_])) * np.stack([shown for _, shown in framed_])
+        views = each(lambda h: framed(grey, h.frame), supposed)
+        maps = reader.extractor.white(np.stack([p for p, _ in views])) * np.stack([shown for _, shown in views])
         scores = pilot_score(reader.answers(reader.extractor.spectra(maps)), reader.carriers)
         return [
             replace(h, score=float(score), matrix=_IDENTITY, white=white, onward=h.frame, centre=_middle(shown))
-            for h, score, white, (_, shown) in zip(supposed, scores, maps, framed_, strict=True)
+            for h, score, white, (_, shown) in zip(supposed, scores, maps, views, strict=True)
         ]
 
     return look

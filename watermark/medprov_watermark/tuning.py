@@ -74,8 +74,7 @@ class _Trial:
     """One marked picture after some attacks of the battery.
 
     `tried` names them, `right` holds the answers times the wanted signs, float64 (tried, WRITTEN); `energy` is the mean
-    squared change and `lost` what SSIM lacks, both in units of how much more than usual may be spent; `passed` is of
-    all attacks.
+    squared change and `lost` what SSIM lacks, both divided by the loop's allowance; `passed` is of all attacks.
     """
 
     codes: NDArray[np.uint8]
