@@ -286,7 +286,7 @@ def test_candidates_are_few_and_lie_apart_and_say_how_many_were_tried(reader: Re
     cut = list(sync.windows(Cut(0.75, 0.4, 0.8).of(marked()), reader))
     assert len(sync.PASTED) < len(cut) <= len(sync.PASTED) + sync.CANDIDATES
     assert {f.tries for f in cut} == {cut[0].tries}
-    assert cut[0].tries > 10**6
+    assert cut[0].tries > len(sync.PASTED) * 10**6
     for one in (found, looked, cut[len(sync.PASTED) :]):
         corners = [f.geometry.warp.matrix for f in one if f.geometry.warp is not None]
         assert len(set(corners)) == len(corners) == len(one)
@@ -445,7 +445,7 @@ def test_refining_finds_the_place(reader: Reader, marked: Picture) -> None:
     [(0, 1, 0, 0.0), (0, 1, 0.5, 1 / 6), (0.5, 1, 0, -1 / 6), (0, 1, 2, 1.0), (3, 1, 2, -1.0), (0, 1, 1.9, 1.0)],
 )
 def test_a_parabola_has_its_top_within_its_sides(low: float, middle: float, high: float, top: float) -> None:
-    assert sync._top(low, middle, high) == pytest.approx(top, abs=0.35 if top in (1 / 6, -1 / 6) else 1e-9)
+    assert sync._top(low, middle, high) == pytest.approx(top, abs=1e-9)
 
 
 def test_an_upright_mark_needs_no_search(reader: Reader, marked: Picture) -> None:

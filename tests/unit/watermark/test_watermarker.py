@@ -487,6 +487,22 @@ def test_an_impossible_range_is_refused(wm: DualWatermarker, payload: Payload, c
         wm.mark(cases["odd"].cover, payload, value_range=legal)
 
 
+@pytest.mark.parametrize(("width", "lift"), [(512, 1.0), (520, 1.1)])
+def test_a_picture_larger_than_its_stand_in_begins_louder(
+    wm: DualWatermarker, payload: Payload, phantom, monkeypatch: pytest.MonkeyPatch, width: int, lift: float
+) -> None:  # type: ignore[no-untyped-def]
+    gains: list[tuple[int, int]] = []
+    write = DualWatermarker._write
+
+    def written(self: DualWatermarker, *given) -> Marked:  # type: ignore[no-untyped-def]
+        gains.append((given[3].gain, given[4].gain))
+        return write(self, *given)
+
+    monkeypatch.setattr(DualWatermarker, "_write", written)
+    wm.mark(phantom(128, width), payload, quick=True)
+    assert gains[0][1] == round(lift * gains[0][0])
+
+
 @pytest.mark.parametrize("floor", [34.9, 55.1, float("nan"), float("inf")])
 def test_an_impossible_floor_is_refused(wm: DualWatermarker, payload: Payload, cases, floor: float) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(EmbedError, match=r"floor of .* dB is not within 35 to 55 dB"):
