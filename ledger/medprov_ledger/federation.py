@@ -164,13 +164,13 @@ class Federation:
     def vote(self, kind: Kind, address: str, data: bytes, account: LocalAccount) -> Receipt:
         """Cast one member's vote; the k-th equal vote carries the motion out.
 
-        Votes count until the membership changes: after that, open motions must be voted on anew.
+        Votes count until any motion is carried: after that, open motions must be voted on anew.
 
         Raises
         ------
         RevertedError
             ``NotMember``, ``AlreadyVoted``, or why the motion makes no sense (``AlreadyMember``, ``NameTaken``,
-            ``WrongStatus``, ``BadThreshold``, ``BadMotion``).
+            ``WrongStatus``, ``BadThreshold``, ``AccountUsed``, ``PauseUnchanged``, ``BadMotion``).
         """
         return self.chain.send(
             self.contract.functions.vote(int(kind), Web3.to_checksum_address(address), data), account
@@ -276,7 +276,7 @@ class Federation:
         Raises
         ------
         RevertedError
-            ``NotMember``, ``RoundNotNext``, ``ZeroHash``, ``BadCid``.
+            ``NotMember``, ``Paused``, ``RoundNotNext``, ``ZeroHash``, ``BadCid``.
         """
         return self.chain.send(
             self.contract.functions.anchorRound(number, model_hash, cid, updates_root, metrics_hash), account
@@ -325,7 +325,7 @@ class Federation:
         Raises
         ------
         RevertedError
-            ``NotMember``, ``AlreadyVoted``, ``AlreadyReleased``, ``ZeroHash``, ``BadCid``.
+            ``NotMember``, ``Paused``, ``AlreadyVoted``, ``AlreadyReleased``, ``ZeroHash``, ``BadCid``.
         """
         return self.chain.send(self.contract.functions.releaseModel(model_hash, cid), account)
 

@@ -141,7 +141,7 @@ class Registry:
         Raises
         ------
         RevertedError
-            ``NotMember``, ``RootAlreadyAnchored`` (by this account), ``EmptyBatch``, ``ZeroHash``, ``BadCid``.
+            ``NotMember``, ``Paused``, ``RootAlreadyAnchored`` (by this account), ``EmptyBatch``, ``ZeroHash``, ``BadCid``.
         """
         return self.chain.send(self.contract.functions.anchorBatch(_bytes32(root), count, cid), account)
 
@@ -158,8 +158,8 @@ class Registry:
         Raises
         ------
         RevertedError
-            ``NotMember``, ``NotOwner``, ``AlreadyRegistered`` (this released image has an owner), ``ZeroHash``,
-            ``BadCid``.
+            ``NotMember``, ``Paused``, ``NotOwner``, ``AlreadyRegistered`` (this released image has an owner),
+            ``ZeroHash``, ``BadCid``.
         """
         return self.chain.send(self.contract.functions.register(record_fields(record)), account)
 
