@@ -141,7 +141,8 @@ class Registry:
         Raises
         ------
         RevertedError
-            ``NotMember``, ``Paused``, ``RootAlreadyAnchored`` (by this account), ``EmptyBatch``, ``ZeroHash``, ``BadCid``.
+            ``NotMember``, ``Paused``, ``RootAlreadyAnchored`` (by this account), ``EmptyBatch``, ``ZeroHash``,
+            ``BadCid``.
         """
         return self.chain.send(self.contract.functions.anchorBatch(_bytes32(root), count, cid), account)
 

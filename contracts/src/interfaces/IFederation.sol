@@ -3,8 +3,8 @@ pragma solidity ^0.8.24;
 
 /// @title The hospitals of a consortium, their training rounds and their released models.
 /// @notice Everything that changes is decided by members: single members anchor rounds, k equal votes of active members
-/// change the membership and release models. A change of membership closes all open votes, so that only those count
-/// that belong to the members of today.
+/// change the membership, replace lost keys, pause all writing and release models. A motion that is carried closes all
+/// open votes, so that only those count that belong to the members of today.
 interface IFederation {
     /// @notice Standing of an address.
     enum Status {
