@@ -106,6 +106,29 @@ def flat(picture: F32) -> bool:
     return float(picture.max() - picture.min()) < FLAT
 
 
+def each_way(picture: F32, reader: Reader) -> list[Detection]:
+    """What the carriers answer in each of the eight orientations, whatever the pilots say.
+
+    Whoever knows some covers and their marked pictures can take the pilots away, whose signs are the same in all
+    pictures; the codeword stays (``benchmarks/surrogate.py``). It can still be looked for among known payloads.
+
+    Parameters
+    ----------
+    picture : float32 array (SIZE, SIZE)
+
+    Returns
+    -------
+    list of Detection
+        In the order of :data:`medprov_watermark.geometry.ALL`; empty for a flat picture.
+    """
+    if flat(picture):
+        return []
+    (white,) = reader.extractor.white(picture[None])
+    answers = reader.answers(reader.extractor.spectra(np.stack([g.undo(white) for g in ALL])))
+    scores = pilot_score(answers, reader.carriers)
+    return [Detection(float(score), g, own[: cr.CODE]) for score, g, own in zip(scores, ALL, answers, strict=True)]
+
+
 def upright(pictures: F32, reader: Reader) -> list[Detection]:
     """The orientation of each picture whose pilots answer best.
 

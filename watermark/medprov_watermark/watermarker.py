@@ -18,7 +18,7 @@ from medprov_watermark import body as w2
 from medprov_watermark import carriers as cr
 from medprov_watermark import region as regions
 from medprov_watermark.coupling import Frozen
-from medprov_watermark.detection import Detection, upright
+from medprov_watermark.detection import Detection, each_way, upright
 from medprov_watermark.errors import AlreadyMarkedError, CapacityError, EmbedError, RestoreError
 from medprov_watermark.extractor import F32, Reader, grey_picture, shrunk, working_picture
 from medprov_watermark.hashing import content_hash
@@ -412,6 +412,17 @@ class DualWatermarker:
         greys = [grey_picture(image) for image in images]
         standing = upright(np.stack([shrunk(grey) for grey in greys]), self._reader) if greys else []
         return [self._extraction(*one, search) for one in zip(images, greys, standing, strict=True)]
+
+    def each_way(self, image: Samples) -> list[Detection]:
+        """Soft bits in each of the eight orientations; see :func:`medprov_watermark.detection.each_way`.
+
+        Raises
+        ------
+        WatermarkError
+            The array is no picture of this kind.
+        """
+        _check_kind(image)
+        return each_way(shrunk(grey_picture(image)), self._reader)
 
     def _extraction(self, image: Samples, grey: F32, standing: Detection, search: bool) -> Extraction:
         best, decoded = standing, standing.read()

@@ -20,6 +20,7 @@ from medprov_watermark.detection import (
     SURE,
     THRESHOLD,
     Detection,
+    each_way,
     pilot_score,
     tail,
     upright,
@@ -157,6 +158,20 @@ def test_finds_the_orientation(geometry: Geometry, key: bytes | None) -> None:
     assert found.score == pytest.approx(10.0, rel=1e-5)
     np.testing.assert_array_equal(found.soft_bits > 0, np.arange(cr.CODE) % 2 == 1)
     assert found.soft_bits.dtype == np.float32
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_each_way_gives_the_soft_bits_of_all_orientations_without_asking_the_pilots(number: int) -> None:
+    reader = Fake(0.0, cr.derive())
+    found = each_way(ALL[number].apply(marker()), reader)
+    assert tuple(one.geometry for one in found) == ALL and reader.seen == 1
+    bits = [np.array_equal(one.soft_bits > 0, np.arange(cr.CODE) % 2 == 1) for one in found]
+    assert bits == [one == ALL[number] for one in ALL]
+    assert not any(one.present for one in found)
+
+
+def test_each_way_of_a_flat_picture_is_none() -> None:
+    assert each_way(np.full((cr.SIZE, cr.SIZE), 7, np.float32), Fake(0.0, cr.derive())) == []
 
 
 def test_a_sure_upright_mark_ends_the_search() -> None:

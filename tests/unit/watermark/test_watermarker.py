@@ -24,7 +24,7 @@ from medprov_watermark.errors import AlreadyMarkedError, CapacityError, EmbedErr
 from medprov_watermark.extractor import working_picture
 from medprov_watermark.geometry import ALL, Geometry
 from medprov_watermark.hashing import content_hash
-from medprov_watermark.payload import Payload, commitment
+from medprov_watermark.payload import Payload, commitment, find_in
 from medprov_watermark.watermarker import DualWatermarker, Marked, Samples, psnr, salted
 from medprov_watermark.weights import Release
 
@@ -68,6 +68,14 @@ def test_both_marks_read(wm: DualWatermarker, case, payload: Payload) -> None:  
     assert found.integrity.payload == payload
     assert found.integrity.reason == ""
     assert wm.integrity(case.marked.image) == found.integrity
+
+
+def test_the_codeword_answers_each_way_in_which_the_picture_may_lie(
+    wm: DualWatermarker, case, payload: Payload
+) -> None:  # type: ignore[no-untyped-def]
+    turned = Geometry(1, True).apply(case.marked.image)
+    found = [find_in(one.soft_bits, [payload], 8) is not None for one in wm.each_way(turned)]
+    assert found == [one == Geometry(1, True) for one in ALL]
 
 
 def test_the_statement_names_what_it_should(wm: DualWatermarker, case, payload: Payload) -> None:  # type: ignore[no-untyped-def]
