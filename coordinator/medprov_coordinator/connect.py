@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eth_account.signers.local import LocalAccount
-
 from medprov_coordinator.errors import SettingsError
 from medprov_coordinator.round import Anchored, Services
 from medprov_ledger.chain import Chain
 from medprov_ledger.config import Config
 from medprov_ledger.federation import Federation
-from medprov_ledger.keys import load_account
+from medprov_ledger.keys import load_signer
+from medprov_ledger.signer import Signer
 from medprov_ledger.store import open_store
 
 
@@ -21,7 +20,7 @@ class ChainAnchor:
     """Anchors rounds in the federation's contract with a member's account."""
 
     federation: Federation
-    account: LocalAccount
+    account: Signer
 
     def anchor(self, number: int, model_hash: bytes, cid: str, updates_root: bytes, metrics_hash: bytes) -> str | None:
         """Anchor a round; see `Federation.anchor_round`."""
@@ -64,7 +63,7 @@ def connect(path: str, anchor_as: str = "") -> Services:
 
     return Services(
         federation=config.federation_id,
-        anchor=ChainAnchor(federation, load_account(config.hospitals[name])),
+        anchor=ChainAnchor(federation, load_signer(config.hospitals[name])),
         store=open_store(config),
         members=members,
     )

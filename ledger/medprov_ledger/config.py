@@ -14,13 +14,26 @@ from .errors import ConfigError
 
 ENVIRONMENT = "MEDPROV_CONFIG"
 SEARCH = (Path("medprov.toml"), Path(".medprov/medprov.toml"))
+GWEI = 10**9
+MAX_FEE_GWEI = 500
+"""Where the file names no ceiling: what Ethereum's main chain asks on its worst days."""
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _BYTES32 = re.compile(r"0x[0-9a-fA-F]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_TABLES = ("federation", "chain", "store", "directory", "hospitals", "watermark")
-_CHAIN = ("rpc", "chain_id", "federation", "registry", "confirmations", "timeout", "confirmation_timeout")
-_HOSPITAL = ("address", "keystore", "password_file", "reader_key", "state")
+_TABLES = ("federation", "chain", "store", "directory", "hospitals", "watermark", "trust")
+_CHAIN = (
+    "rpc",
+    "chain_id",
+    "federation",
+    "registry",
+    "confirmations",
+    "timeout",
+    "confirmation_timeout",
+    "bump_after",
+    "max_fee_gwei",
+)
+_HOSPITAL = ("address", "keystore", "signer", "password_file", "reader_key", "state")
 
 
 @dataclass(frozen=True)
@@ -34,12 +47,23 @@ class StoreConfig:
     path : Path or None
         The folder, only for ``"blocks"``.
     api : str or None
-        The daemon's multiaddress or URL, only for ``"ipfs"``.
+        The daemon's multiaddress or URL, only for ``"ipfs"`` with one daemon.
+    apis : tuple of str
+        The same of several daemons, the preferred ones first.
+    copies : int
+        How many daemons must hold an object; where the file does not say, all of them.
     """
 
     kind: str
     path: Path | None = None
     api: str | None = None
+    apis: tuple[str, ...] = ()
+    copies: int = 1
+
+    @property
+    def daemons(self) -> tuple[str, ...]:
+        """The addresses of all daemons."""
+        return self.apis or ((self.api,) if self.api is not None else ())
 
 
 @dataclass(frozen=True)
@@ -51,20 +75,43 @@ class HospitalConfig:
     name : str
     address : str
         Chain address, as written in the file.
-    keystore, password_file : Path
-        Encrypted keystore (Web3 Secret Storage, version 3) and the file with its password.
+    keystore : Path or None
+        Encrypted keystore (Web3 Secret Storage, version 3); None where a signing service keeps the key.
+    password_file : Path
+        File with the password of keystore and reader key.
     reader_key : Path
-        X25519 private key, PKCS#8 PEM, encrypted with the same password.
+        X25519 private key, PKCS#8 PEM, encrypted with that password.
     state : Path
-        Folder of what the hospital keeps between runs (outbox, wrapped bundle keys).
+        Folder of what the hospital keeps between runs (outbox, journal of transactions, wrapped bundle keys).
+    signer : str or None
+        URL of the signing service, where there is no keystore. It may hold a password: never show it as it is.
     """
 
     name: str
     address: str
-    keystore: Path
+    keystore: Path | None
     password_file: Path
     reader_key: Path
     state: Path
+    signer: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class TrustConfig:
+    """Whose word counts where the chain cannot be asked (:mod:`medprov_ledger.checkpoint`).
+
+    Parameters
+    ----------
+    members : tuple of str
+        Accounts whose signatures under a checkpoint count, as written in the file.
+    threshold : int
+        How many of them must have signed; 0 where there are none.
+    checkpoints : tuple of Path
+    """
+
+    members: tuple[str, ...] = ()
+    threshold: int = 0
+    checkpoints: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,13 +138,20 @@ class Config:
     discoverable : bool
         True where the directory key is public.
     directory_key : bytes or None
-        32 bytes, the key of the batches' directories.
+        32 bytes, the key that new batches' directories are sealed with.
     hospitals : dict of str to HospitalConfig
         Empty at a verifier.
     confirmation_timeout : float
         Seconds to wait until a transaction is confirmed.
     key_file : Path or None
         File of the consortium's key, with which all its pictures are marked and read; None where it has none.
+    former_directory_keys : tuple of bytes
+        32 bytes each, keys of former epochs, newest first: only for reading the batches of their time.
+    bump_after : float
+        Seconds after which a transaction that is not mined is replaced by one that offers more.
+    max_fee : int
+        The most that a transaction may offer per unit of gas, in wei.
+    trust : TrustConfig
     """
 
     path: Path
@@ -115,6 +169,16 @@ class Config:
     hospitals: dict[str, HospitalConfig] = field(default_factory=dict)
     confirmation_timeout: float = 120.0
     key_file: Path | None = None
+    former_directory_keys: tuple[bytes, ...] = field(default=(), repr=False)
+    bump_after: float = 60.0
+    max_fee: int = MAX_FEE_GWEI * GWEI
+    trust: TrustConfig = TrustConfig()
+
+    @property
+    def directory_keys(self) -> tuple[bytes, ...]:
+        """All directory keys, the one for writing first; empty where there is none."""
+        current = () if self.directory_key is None else (self.directory_key,)
+        return current + self.former_directory_keys
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None) -> Config:
@@ -220,11 +284,23 @@ class _Table:
             raise self.bad(key, "must be 0x and 64 hexadecimal digits")
         return bytes.fromhex(value[2:])
 
+    def all_bytes32(self, key: str) -> tuple[bytes, ...]:
+        values: list[Any] = self.get(key, list, [])
+        if not all(isinstance(value, str) and _BYTES32.fullmatch(value) for value in values):
+            raise self.bad(key, "must be a list of texts of 0x and 64 hexadecimal digits")
+        return tuple(bytes.fromhex(value[2:]) for value in values)
+
     def address(self, key: str) -> str:
         value = self.text(key)
         if not _ADDRESS.fullmatch(value):
             raise self.bad(key, "must be 0x and 40 hexadecimal digits")
         return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        values: list[Any] = self.get(key, list, [])
+        if not all(isinstance(value, str) and value.strip() and "\0" not in value for value in values):
+            raise self.bad(key, "must be a list of texts, none of them empty")
+        return tuple(values)
 
     def number(self, key: str, default: float | None, low: float, high: float) -> float:
         value: float = self.get(key, (int, float), default)
@@ -248,8 +324,8 @@ class _Table:
 def _parse(file: Path, document: dict[str, Any]) -> Config:
     federation = _Table(file, "federation", document.get("federation"), ("id", "name"))
     chain = _Table(file, "chain", document.get("chain"), _CHAIN)
-    directory = _Table(file, "directory", document.get("directory", {}), ("discoverable", "key"))
-    store = _Table(file, "store", document.get("store"), ("kind", "path", "api"))
+    directory = _Table(file, "directory", document.get("directory", {}), ("discoverable", "key", "former"))
+    store = _Table(file, "store", document.get("store"), ("kind", "path", "api", "apis", "copies"))
     watermark = _Table(file, "watermark", document.get("watermark", {}), ("key_file",))
     for name in document:
         if name not in _TABLES:
@@ -261,6 +337,11 @@ def _parse(file: Path, document: dict[str, Any]) -> Config:
     directory_key = directory.bytes32("key") if "key" in directory.values else None
     if discoverable and directory_key is None:
         raise ConfigError(f"{file}: directory.key is missing, although directory.discoverable is true")
+    former = directory.all_bytes32("former")
+    if former and directory_key is None:
+        raise directory.bad("former", "needs a directory.key, with which new batches are sealed")
+    if len({directory_key, *former}) <= len(former):
+        raise directory.bad("former", "names a key twice, or the present one")
     tables = document.get("hospitals", {})
     if not isinstance(tables, dict):
         raise ConfigError(f"{file}: [hospitals] is not a table")
@@ -282,15 +363,43 @@ def _parse(file: Path, document: dict[str, Any]) -> Config:
         directory_key=directory_key,
         hospitals=hospitals,
         key_file=watermark.file_path("key_file") if "key_file" in watermark.values else None,
+        former_directory_keys=former,
+        bump_after=chain.number("bump_after", 60.0, 0.01, 86400),
+        max_fee=round(chain.number("max_fee_gwei", float(MAX_FEE_GWEI), 1e-9, 1e9) * GWEI),
+        trust=_trust(_Table(file, "trust", document.get("trust", {}), ("members", "threshold", "checkpoints"))),
     )
+
+
+def _trust(table: _Table) -> TrustConfig:
+    members = table.texts("members")
+    if not all(_ADDRESS.fullmatch(member) for member in members):
+        raise table.bad("members", "must be a list of addresses, 0x and 40 hexadecimal digits")
+    if len({member.lower() for member in members}) < len(members):
+        raise table.bad("members", "names an account twice")
+    checkpoints = tuple(table.file.parent / name for name in table.texts("checkpoints"))
+    if not members:
+        if checkpoints or "threshold" in table.values:
+            raise table.bad("members", "is missing: it names the accounts whose signatures count")
+        return TrustConfig()
+    return TrustConfig(members, table.integer("threshold", None, 1, len(members)), checkpoints)
 
 
 def _store(table: _Table) -> StoreConfig:
     kind = table.text("kind")
     if kind == "blocks":
+        for key in ("apis", "copies"):
+            if key in table.values:
+                raise table.bad(key, "is for IPFS daemons, and store.kind is 'blocks'")
         return StoreConfig(kind, path=table.file_path("path"))
     if kind == "ipfs":
-        return StoreConfig(kind, api=table.text("api"))
+        if "apis" not in table.values:
+            return StoreConfig(kind, api=table.text("api"), copies=table.integer("copies", 1, 1, 1))
+        if "api" in table.values:
+            raise table.bad("api", "stands beside apis; write one of them")
+        apis = table.texts("apis")
+        if not apis or len(set(apis)) < len(apis):
+            raise table.bad("apis", "must name one daemon or more, each of them once")
+        return StoreConfig(kind, apis=apis, copies=table.integer("copies", len(apis), 1, len(apis)))
     raise table.bad("kind", f"is {kind!r}, must be 'blocks' or 'ipfs'")
 
 
@@ -298,13 +407,19 @@ def _hospital(file: Path, name: str, values: Any) -> HospitalConfig:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{file}: hospital name {name!r} must be letters, digits, '.', '_' or '-' (at most 64)")
     table = _Table(file, f"hospitals.{name}", values, _HOSPITAL)
+    signer = table.text("signer") if "signer" in values else None
+    if signer is not None and (problem := rpc_address.problem(signer)):
+        raise table.bad("signer", problem)
+    if signer is not None and "keystore" in values:
+        raise table.bad("signer", "stands beside a keystore; name the one that holds the hospital's key")
     return HospitalConfig(
         name=name,
         address=table.address("address"),
-        keystore=table.file_path("keystore"),
+        keystore=table.file_path("keystore") if signer is None else None,
         password_file=table.file_path("password_file"),
         reader_key=table.file_path("reader_key"),
         state=table.file_path("state"),
+        signer=signer,
     )
 
 

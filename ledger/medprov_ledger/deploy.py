@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eth_account.signers.local import LocalAccount
 from web3 import Web3
 
-from .chain import Receipt, transact
+from .chain import Account, Receipt, transact
 from .contracts import artifact
 from .errors import ChainError
 from .federation import name_hash
@@ -51,7 +50,7 @@ class Deployment:
 
 def deploy(
     w3: Web3,
-    account: LocalAccount,
+    account: Account,
     federation_id: bytes,
     founders: Sequence[Founder],
     threshold: int,
@@ -65,7 +64,7 @@ def deploy(
     ----------
     w3 : Web3
         See :func:`medprov_ledger.chain.connect_http`.
-    account : LocalAccount
+    account : LocalAccount or Signer
         Pays; has no rights in the contracts.
     federation_id : bytes
         32 bytes, drawn at random.
@@ -90,7 +89,7 @@ def deploy(
 
 
 def _create(
-    w3: Web3, account: LocalAccount, name: str, arguments: tuple[object, ...], confirmations: int, timeout: float
+    w3: Web3, account: Account, name: str, arguments: tuple[object, ...], confirmations: int, timeout: float
 ) -> Receipt:
     compiled = artifact(name)
     factory = w3.eth.contract(abi=compiled.abi, bytecode=compiled.bytecode)

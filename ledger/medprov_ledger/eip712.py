@@ -7,8 +7,10 @@ OpenZeppelin's ``ECDSA.recover`` accepts, so nobody can make a second valid sign
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from eth_keys.datatypes import Signature
 from eth_keys.exceptions import BadSignature
@@ -66,7 +68,7 @@ class ImageMark(Protocol):
         """32 bytes."""
 
 
-class Account(Protocol):
+class HashSigner(Protocol):
     """A key that signs hashes; eth-account's LocalAccount is one."""
 
     @property
@@ -75,6 +77,21 @@ class Account(Protocol):
 
     def unsafe_sign_hash(self, message_hash: Any) -> Any:
         """Sign 32 bytes as they are; the answer has r, s and v."""
+
+
+@runtime_checkable
+class TypedSigner(Protocol):
+    """A key that wants to see what it signs; :mod:`medprov_ledger.signer` has the classes."""
+
+    @property
+    def address(self) -> Any:
+        """Checksummed address."""
+
+    def sign_typed(self, message: TypedMessage) -> bytes:
+        """Sign a message; 65 bytes r, s, v."""
+
+
+Account = HashSigner | TypedSigner
 
 
 @dataclass(frozen=True)
@@ -93,6 +110,46 @@ class Domain:
     chain_id: int
     registry: str
     separator: bytes = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class TypedMessage:
+    """What a signature is over.
+
+    Parameters
+    ----------
+    kind : str
+        The struct as EIP-712 writes it, for example :data:`RECORD_TYPE`; members are of flat types only.
+    values : tuple
+        Its members' values in order: int, bytes of 32 bytes, str, or an address.
+    domain : Domain
+    """
+
+    kind: str
+    values: tuple[int | bytes | str, ...]
+    domain: Domain
+
+    @property
+    def digest(self) -> bytes:
+        """The 32 bytes that are signed."""
+        _, type_hash, members = _struct(self.kind)
+        words = [_WORDS[kind](value) for (kind, _), value in zip(members, self.values, strict=True)]
+        return keccak256(b"\x19\x01" + self.domain.separator + keccak256(b"".join([type_hash, *words])))
+
+    def to_json(self) -> dict[str, Any]:
+        """The message as wallets and signing services take it (``eth_signTypedData``)."""
+        types, primary = {}, _struct(self.kind)[0]
+        for kind in (DOMAIN_TYPE, self.kind):
+            name, _, members = _struct(kind)
+            types[name] = [{"name": member, "type": of} for of, member in members]
+        message = {member: _shown(value) for (_, member), value in zip(_struct(self.kind)[2], self.values, strict=True)}
+        place = {
+            "name": NAME,
+            "version": VERSION,
+            "chainId": _shown(self.domain.chain_id),
+            "verifyingContract": self.domain.registry,
+        }
+        return {"types": types, "primaryType": primary, "domain": place, "message": message}
 
 
 def domain(chain_id: int, registry: str) -> Domain:
@@ -130,33 +187,40 @@ def image_mark_digest(mark: ImageMark, domain: Domain) -> bytes:
     RecordError
         A field has the wrong size.
     """
-    hashes = (mark.model, mark.payload_commitment, mark.marked_hash, mark.cover_hash, mark.rest_hash)
-    if any(len(value) != 32 for value in hashes) or not 0 <= mark.format < 1 << 16:
-        raise RecordError("image mark: format must fit 16 bits and every hash must be 32 bytes")
-    return _digest(IMAGE_MARK_TYPE, domain, _uint(mark.format), *hashes)
+    return _image_mark(mark, domain).digest
 
 
 def record_digest(record: Record, domain: Domain) -> bytes:
     """The 32 bytes that the signature of a record is over; also the record's leaf and its id."""
-    return _digest(
-        RECORD_TYPE,
-        domain,
-        _uint(record.format),
+    return _record(record, domain).digest
+
+
+def _image_mark(mark: ImageMark, domain: Domain) -> TypedMessage:
+    hashes = (mark.model, mark.payload_commitment, mark.marked_hash, mark.cover_hash, mark.rest_hash)
+    if any(len(value) != 32 for value in hashes) or not 0 <= mark.format < 1 << 16:
+        raise RecordError("image mark: format must fit 16 bits and every hash must be 32 bytes")
+    return TypedMessage(IMAGE_MARK_TYPE, (mark.format, *hashes), domain)
+
+
+def _record(record: Record, domain: Domain) -> TypedMessage:
+    values = (
+        record.format,
         record.key,
         record.cover_hash,
         record.marked_hash,
         record.released_hash,
-        keccak256(record.evidence_cid.encode()),
-        keccak256(record.bundle_cid.encode()),
-        _address(record.owner),
+        record.evidence_cid,
+        record.bundle_cid,
+        record.owner,
         record.model,
-        _uint(record.time),
+        record.time,
     )
+    return TypedMessage(RECORD_TYPE, values, domain)
 
 
 def sign_image_mark(mark: ImageMark, domain: Domain, account: Account) -> bytes:
     """Sign an image mark; 65 bytes."""
-    return sign(image_mark_digest(mark, domain), account)
+    return sign_message(_image_mark(mark, domain), account)
 
 
 def recover_image_mark(mark: ImageMark, signature: bytes, domain: Domain) -> str:
@@ -174,7 +238,7 @@ def sign_record(record: Record, domain: Domain, account: Account) -> bytes:
     """
     if address(account.address, "account") != record.owner:
         raise RecordError(f"record of {record.owner}: cannot be signed by {account.address}; use the owner's key")
-    return sign(record_digest(record, domain), account)
+    return sign_message(_record(record, domain), account)
 
 
 def recover_record(record: Record, signature: bytes, domain: Domain) -> str:
@@ -193,8 +257,7 @@ def sign_batch(root: bytes, count: int, cid: str, deadline: int, domain: Domain,
     owner = address(account.address, "account")
     if len(root) != 32 or not 0 <= count < 1 << 32 or not 0 <= deadline < 1 << 256:
         raise RecordError("batch order: the root must be 32 bytes, count and deadline must fit 32 and 256 bits")
-    words = (_address(owner), root, _uint(count), keccak256(cid.encode()), _uint(deadline))
-    return sign(_digest(BATCH_TYPE, domain, *words), account)
+    return sign_message(TypedMessage(BATCH_TYPE, (owner, root, count, cid, deadline), domain), account)
 
 
 def sign_registration(record: Record, deadline: int, domain: Domain, account: Account) -> bytes:
@@ -211,10 +274,21 @@ def sign_registration(record: Record, deadline: int, domain: Domain, account: Ac
         raise RecordError(f"record of {record.owner}: cannot be signed by {account.address}; use the owner's key")
     if not 0 <= deadline < 1 << 256:
         raise RecordError("registration: the deadline must fit 256 bits")
-    return sign(_digest(REGISTRATION_TYPE, domain, record_digest(record, domain), _uint(deadline)), account)
+    return sign_message(TypedMessage(REGISTRATION_TYPE, (record_digest(record, domain), deadline), domain), account)
 
 
-def sign(digest: bytes, account: Account) -> bytes:
+def sign_message(message: TypedMessage, account: Account) -> bytes:
+    """Sign a message; 65 bytes.
+
+    Raises
+    ------
+    SignerError
+        A remote signer does not sign it.
+    """
+    return account.sign_typed(message) if isinstance(account, TypedSigner) else sign(message.digest, account)
+
+
+def sign(digest: bytes, account: HashSigner) -> bytes:
     """Sign a 32-byte digest (RFC 6979: the same digest and key give the same 65 bytes)."""
     signed = account.unsafe_sign_hash(digest)
     return int(signed.r).to_bytes(32, "big") + int(signed.s).to_bytes(32, "big") + bytes([signed.v])
@@ -241,8 +315,19 @@ def recover(digest: bytes, signature: bytes) -> str:
     return str(key.to_checksum_address())
 
 
-def _digest(kind: str, domain: Domain, *words: bytes) -> bytes:
-    return keccak256(b"\x19\x01" + domain.separator + keccak256(keccak256(kind.encode()) + b"".join(words)))
+@cache
+def _struct(kind: str) -> tuple[str, bytes, tuple[tuple[str, str], ...]]:
+    """Name, type hash, and type and name of each member."""
+    name, _, inside = kind.removesuffix(")").partition("(")
+    members = [member.partition(" ") for member in inside.split(",")]
+    return name, keccak256(kind.encode()), tuple((of, called) for of, _, called in members)
+
+
+def _shown(value: int | bytes | str) -> int | str:
+    """A value in JSON: numbers that JavaScript cannot hold are written in hexadecimal."""
+    if isinstance(value, int):
+        return value if value < 1 << 53 else hex(value)
+    return "0x" + value.hex() if isinstance(value, bytes) else value
 
 
 def _uint(value: int) -> bytes:
@@ -251,3 +336,18 @@ def _uint(value: int) -> bytes:
 
 def _address(text: str) -> bytes:
     return bytes.fromhex(text[2:]).rjust(32, b"\0")
+
+
+def _text(value: str) -> bytes:
+    return keccak256(value.encode())
+
+
+_WORDS: dict[str, Callable[[Any], bytes]] = {
+    "address": _address,
+    "bytes32": bytes,
+    "string": _text,
+    "uint16": _uint,
+    "uint32": _uint,
+    "uint64": _uint,
+    "uint256": _uint,
+}

@@ -40,6 +40,42 @@ class RevertedError(ChainError):
         self.error = error
 
 
+class SyncingError(ChainAwayError):
+    """The chain's node is still catching up: what it says is of the past."""
+
+
+class NoFundsError(ChainError):
+    """The account cannot pay for its transaction."""
+
+
+class FeeLimitError(ChainError):
+    """The chain asks for more than the configured ceiling."""
+
+
+class NonceTakenError(ChainError):
+    """Another transaction of the account stands in the place of this one, which can never be mined now."""
+
+
+class SignerError(LedgerError):
+    """A remote signer does not sign what it was asked to."""
+
+
+class SignerAwayError(SignerError):
+    """The remote signer does not answer, or not in time; asking again later may help."""
+
+
+class SignerRefusedError(SignerError):
+    """The remote signer says no, or does not know the method or the account."""
+
+
+class WrongSignerError(SignerError):
+    """The remote signer has signed with the key of another account."""
+
+
+class TamperedError(SignerError):
+    """The remote signer has signed something else than it was asked to."""
+
+
 class StoreError(LedgerError):
     """A block store or IPFS daemon does not answer, or gives other bytes than the CID names."""
 
@@ -58,6 +94,10 @@ class SealError(LedgerError):
 
 class RecordError(LedgerError):
     """A record, proof or manifest is malformed or does not match its anchor."""
+
+
+class TitleError(LedgerError):
+    """A record is not there, or what was asked does not fit what has become of it."""
 
 
 class StandardOutputError(LedgerError):

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from eth_abi.abi import encode
-from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
 from web3 import Web3
 
-from .chain import Chain, Receipt
+from .chain import Account, Chain, Receipt
 
 ZERO_ADDRESS = "0x" + "00" * 20
 
@@ -161,7 +160,7 @@ class Federation:
         """k: how many active members must agree."""
         return int(self.chain.call(self.contract.functions.threshold()))
 
-    def vote(self, kind: Kind, address: str, data: bytes, account: LocalAccount) -> Receipt:
+    def vote(self, kind: Kind, address: str, data: bytes, account: Account) -> Receipt:
         """Cast one member's vote; the k-th equal vote carries the motion out.
 
         Votes count until any motion is carried: after that, open motions must be voted on anew.
@@ -176,7 +175,7 @@ class Federation:
             self.contract.functions.vote(int(kind), Web3.to_checksum_address(address), data), account
         )
 
-    def join(self, address: str, name: str, reader_key: bytes, account: LocalAccount) -> Receipt:
+    def join(self, address: str, name: str, reader_key: bytes, account: Account) -> Receipt:
         """Vote that a hospital joins; see :meth:`vote`.
 
         Parameters
@@ -187,37 +186,37 @@ class Federation:
             Its name; only the hash goes on the chain.
         reader_key : bytes
             32 bytes, X25519 public key.
-        account : LocalAccount
+        account : LocalAccount or Signer
             The voting member's.
         """
         return self.vote(Kind.JOIN, address, encode(["bytes32", "bytes32"], [name_hash(name), reader_key]), account)
 
-    def leave(self, address: str, account: LocalAccount) -> Receipt:
+    def leave(self, address: str, account: Account) -> Receipt:
         """Vote that a member leaves; see :meth:`vote`."""
         return self.vote(Kind.LEAVE, address, b"", account)
 
-    def suspend(self, address: str, account: LocalAccount) -> Receipt:
+    def suspend(self, address: str, account: Account) -> Receipt:
         """Vote that a member is suspended; see :meth:`vote`."""
         return self.vote(Kind.SUSPEND, address, b"", account)
 
-    def resume(self, address: str, account: LocalAccount) -> Receipt:
+    def resume(self, address: str, account: Account) -> Receipt:
         """Vote that a suspended member is active again; see :meth:`vote`."""
         return self.vote(Kind.RESUME, address, b"", account)
 
-    def set_threshold(self, k: int, account: LocalAccount) -> Receipt:
+    def set_threshold(self, k: int, account: Account) -> Receipt:
         """Vote for another k; see :meth:`vote`."""
         return self.vote(Kind.THRESHOLD, ZERO_ADDRESS, encode(["uint256"], [k]), account)
 
-    def replace_key(self, address: str, following: str, account: LocalAccount) -> Receipt:
+    def replace_key(self, address: str, following: str, account: Account) -> Receipt:
         """Vote that a member that has lost its key goes on as `following`; see :meth:`vote`."""
         data = encode(["address"], [Web3.to_checksum_address(following)])
         return self.vote(Kind.ROTATE, address, data, account)
 
-    def pause(self, account: LocalAccount) -> Receipt:
+    def pause(self, account: Account) -> Receipt:
         """Vote that nobody writes, here and in the registry; see :meth:`vote`."""
         return self.vote(Kind.PAUSE, ZERO_ADDRESS, b"", account)
 
-    def unpause(self, account: LocalAccount) -> Receipt:
+    def unpause(self, account: Account) -> Receipt:
         """Vote that members may write again; see :meth:`vote`."""
         return self.vote(Kind.UNPAUSE, ZERO_ADDRESS, b"", account)
 
@@ -225,7 +224,7 @@ class Federation:
         """Whether all writing is paused."""
         return bool(self.chain.call(self.contract.functions.paused()))
 
-    def offer_key(self, following: str | None, account: LocalAccount) -> Receipt:
+    def offer_key(self, following: str | None, account: Account) -> Receipt:
         """Offer to go on with another account, which must accept; None takes the offer back.
 
         Raises
@@ -237,7 +236,7 @@ class Federation:
             self.contract.functions.offerKey(Web3.to_checksum_address(following or ZERO_ADDRESS)), account
         )
 
-    def accept_key(self, former: str, account: LocalAccount) -> Receipt:
+    def accept_key(self, former: str, account: Account) -> Receipt:
         """Go on with `account` as the member that was `former` so far; records stay with the key that signed them.
 
         Raises
@@ -251,12 +250,12 @@ class Federation:
         """The account with which a member goes on; `address` itself where it was never rotated."""
         return str(self.chain.call(self.contract.functions.currentOf(Web3.to_checksum_address(address))))
 
-    def set_reader_key(self, reader_key: bytes, account: LocalAccount) -> Receipt:
+    def set_reader_key(self, reader_key: bytes, account: Account) -> Receipt:
         """Replace the calling member's own X25519 public key (32 bytes)."""
         return self.chain.send(self.contract.functions.setReaderKey(reader_key), account)
 
     def anchor_round(
-        self, number: int, model_hash: bytes, cid: str, updates_root: bytes, metrics_hash: bytes, account: LocalAccount
+        self, number: int, model_hash: bytes, cid: str, updates_root: bytes, metrics_hash: bytes, account: Account
     ) -> Receipt:
         """Anchor a finished round.
 
@@ -270,7 +269,7 @@ class Federation:
             Where the weights are.
         updates_root, metrics_hash : bytes
             32 bytes each.
-        account : LocalAccount
+        account : LocalAccount or Signer
             A member's.
 
         Raises
@@ -310,7 +309,7 @@ class Federation:
             for log in self.chain.events(self.contract.events.RoundAnchored, from_block, last)
         ]
 
-    def release_model(self, model_hash: bytes, cid: str, account: LocalAccount) -> Receipt:
+    def release_model(self, model_hash: bytes, cid: str, account: Account) -> Receipt:
         """Approve a model version for marking; the k-th approval of the same hash and CID releases it.
 
         Parameters
@@ -319,7 +318,7 @@ class Federation:
             32 bytes, SHA-256 of the weights file.
         cid : str
             Where the weights are.
-        account : LocalAccount
+        account : LocalAccount or Signer
             A member's.
 
         Raises

@@ -16,6 +16,7 @@ from eth_account.signers.local import LocalAccount
 
 from .config import HospitalConfig
 from .errors import ConfigError
+from .signer import LocalSigner, RemoteSigner, Signer
 
 KEYSTORE, PASSWORD, READER = "keystore.json", "password", "reader.pem"
 
@@ -76,13 +77,18 @@ def create_account(folder: Path, *, kdf_iterations: int | None = None) -> Hospit
 
 
 def load_account(hospital: HospitalConfig) -> LocalAccount:
-    """Open a hospital's chain account.
+    """Open a hospital's chain account, whose key is in a keystore.
 
     Raises
     ------
     ConfigError
-        A file is missing or malformed, the password is wrong, others may read it, or the key is of another address.
+        A file is missing or malformed, the password is wrong, others may read it, the key is of another address, or a
+        signing service keeps it.
     """
+    if hospital.keystore is None:
+        raise ConfigError(
+            f"hospital {hospital.name}: its key is kept by a signing service, but this needs a keystore of its own"
+        )
     password = _password(hospital.password_file)
     text = _read(hospital.keystore)
     try:
@@ -96,6 +102,19 @@ def load_account(hospital: HospitalConfig) -> LocalAccount:
             f"{hospital.keystore}: holds the key of {account.address}, but the configuration says {hospital.address}"
         )
     return account
+
+
+def load_signer(hospital: HospitalConfig) -> Signer:
+    """Whatever signs for a hospital: the key in its keystore, or its signing service, which is not asked yet.
+
+    Raises
+    ------
+    ConfigError
+        As for :func:`load_account`.
+    """
+    if hospital.signer is not None:
+        return RemoteSigner(hospital.signer, hospital.address)
+    return LocalSigner(load_account(hospital))
 
 
 def load_reader_key(hospital: HospitalConfig) -> EccKey:

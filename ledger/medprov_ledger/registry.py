@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eth_account.signers.local import LocalAccount
 from web3 import Web3
+from web3.exceptions import BlockNotFound
 from web3.types import EventData
 
-from .chain import Chain, Receipt
-from .errors import RecordError
+from .chain import Account, Chain, Receipt
+from .errors import ChainError, RecordError
 from .record import Record
 
 _log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class Registry:
         """The contract's checksummed address."""
         return str(self.contract.address)
 
-    def anchor_batch(self, root: bytes, count: int, cid: str, account: LocalAccount) -> Receipt:
+    def anchor_batch(self, root: bytes, count: int, cid: str, account: Account) -> Receipt:
         """Anchor a batch.
 
         Parameters
@@ -135,7 +135,7 @@ class Registry:
             Number of records.
         cid : str
             The batch's manifest.
-        account : LocalAccount
+        account : LocalAccount or Signer
             A member's.
 
         Raises
@@ -146,14 +146,32 @@ class Registry:
         """
         return self.chain.send(self.contract.functions.anchorBatch(_bytes32(root), count, cid), account)
 
-    def register(self, record: Record, account: LocalAccount) -> Receipt:
+    def anchor_batches(self, batches: Sequence[tuple[bytes, int, str]], account: Account) -> list[Receipt | ChainError]:
+        """Anchor several batches at once, in as few requests as possible.
+
+        Parameters
+        ----------
+        batches : sequence of (bytes, int, str)
+            Root, number of records and manifest of each, as for :meth:`anchor_batch`.
+        account : LocalAccount or Signer
+            A member's.
+
+        Returns
+        -------
+        list of Receipt or ChainError
+            In the order of `batches`; one that is refused has its error and does not stop the others.
+        """
+        functions = [self.contract.functions.anchorBatch(_bytes32(root), count, cid) for root, count, cid in batches]
+        return self.chain.send_many(functions, account)
+
+    def register(self, record: Record, account: Account) -> Receipt:
         """Register one record by itself; batches are the cheaper way.
 
         Parameters
         ----------
         record : Record
             All of it goes on the chain.
-        account : LocalAccount
+        account : LocalAccount or Signer
             The record's owner.
 
         Raises
@@ -164,7 +182,7 @@ class Registry:
         """
         return self.chain.send(self.contract.functions.register(record_fields(record)), account)
 
-    def anchor_batch_for(self, order: BatchOrder, payer: LocalAccount) -> Receipt:
+    def anchor_batch_for(self, order: BatchOrder, payer: Account) -> Receipt:
         """Anchor a batch for the member that signed the order; `payer` need not be a member.
 
         Raises
@@ -182,7 +200,7 @@ class Registry:
         )
         return self.chain.send(function, payer)
 
-    def register_for(self, record: Record, deadline: int, signature: bytes, payer: LocalAccount) -> Receipt:
+    def register_for(self, record: Record, deadline: int, signature: bytes, payer: Account) -> Receipt:
         """Register a record for its owner, who signed that (:func:`medprov_ledger.eip712.sign_registration`).
 
         Parameters
@@ -192,7 +210,7 @@ class Registry:
             Last second of the signature's validity, since 1970.
         signature : bytes
             65 bytes.
-        payer : LocalAccount
+        payer : LocalAccount or Signer
             Need not be a member.
 
         Raises
@@ -260,6 +278,18 @@ class Registry:
             except RecordError as error:
                 _log.warning("registration in %s left out: %s", Web3.to_hex(log["transactionHash"]), error)
         return found
+
+    def confirmed_head(self) -> int:
+        """Number of the newest confirmed block; negative while there is none."""
+        return self.chain.confirmed_head()
+
+    def block_hash(self, block: int) -> bytes | None:
+        """Hash of the block with this number, 32 bytes, which stands for all before it; None where there is none."""
+        with self.chain.errors():
+            try:
+                return bytes(self.chain.w3.eth.get_block(block)["hash"])
+            except BlockNotFound:
+                return None
 
     def record_of(self, released_hash: bytes) -> bytes | None:
         """The record id (leaf) under which a released image was registered by itself; None if it was not."""

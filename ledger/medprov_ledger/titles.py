@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from eth_account.signers.local import LocalAccount
 from web3 import Web3
 
-from .chain import Chain, Receipt
+from .chain import Account, Chain, Receipt
 from .federation import ZERO_ADDRESS
 from .record import Record
 from .registry import record_fields
@@ -125,7 +124,7 @@ class Titles:
             contested_by=contested if any(contested) else None,
         )
 
-    def offer(self, claim: Claim, to: str | None, account: LocalAccount) -> Receipt:
+    def offer(self, claim: Claim, to: str | None, account: Account) -> Receipt:
         """Offer a record to another member, or take the offer back with None; ownership changes when it accepts.
 
         Raises
@@ -136,7 +135,7 @@ class Titles:
         recipient = Web3.to_checksum_address(to or ZERO_ADDRESS)
         return self.chain.send(self.contract.functions.offerTransfer(_claim(claim), recipient), account)
 
-    def accept(self, record_id: bytes, account: LocalAccount) -> Receipt:
+    def accept(self, record_id: bytes, account: Account) -> Receipt:
         """Take over a record that was offered to `account`.
 
         Raises
@@ -146,7 +145,7 @@ class Titles:
         """
         return self.chain.send(self.contract.functions.acceptTransfer(record_id), account)
 
-    def license(self, claim: Claim, licensee: str, expires: int, terms: bytes, account: LocalAccount) -> Receipt:
+    def license(self, claim: Claim, licensee: str, expires: int, terms: bytes, account: Account) -> Receipt:
         """Let somebody use a record's image until `expires` (seconds since 1970); replaces an earlier grant.
 
         Raises
@@ -157,7 +156,7 @@ class Titles:
         holder = Web3.to_checksum_address(licensee)
         return self.chain.send(self.contract.functions.grantLicence(_claim(claim), holder, expires, terms), account)
 
-    def withdraw_licence(self, record_id: bytes, licensee: str, account: LocalAccount) -> Receipt:
+    def withdraw_licence(self, record_id: bytes, licensee: str, account: Account) -> Receipt:
         """Take a licence back.
 
         Raises
@@ -177,7 +176,7 @@ class Titles:
         valid = bool(self.chain.call(functions.isLicensed(record_id, holder)))
         return Licence(holder, granted, expires, bytes(terms), valid)
 
-    def revoke(self, claim: Claim, reason: Reason, account: LocalAccount, note: bytes = bytes(32)) -> Receipt:
+    def revoke(self, claim: Claim, reason: Reason, account: Account, note: bytes = bytes(32)) -> Receipt:
         """Revoke a record for good; `note` is the hash (32 bytes) of an explanation kept elsewhere.
 
         Raises
@@ -187,7 +186,7 @@ class Titles:
         """
         return self.chain.send(self.contract.functions.revoke(_claim(claim), int(reason), note), account)
 
-    def dispute(self, earlier: Claim, later: Claim, account: LocalAccount) -> Receipt:
+    def dispute(self, earlier: Claim, later: Claim, account: Account) -> Receipt:
         """Contest a later record of the same mark or image; `account` owns the earlier one.
 
         Raises

@@ -7,21 +7,25 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from eth_account import Account
+from eth_account.signers.local import LocalAccount
 from web3 import Web3
 
 from medprov_ledger import cid, development, eip712, embedded, merkle
-from medprov_ledger.chain import Chain, connect_http, transact
-from medprov_ledger.config import Config, StoreConfig
+from medprov_ledger.chain import Chain, Receipt, connect_http, transact
+from medprov_ledger.config import Config, HospitalConfig, StoreConfig
 from medprov_ledger.deploy import Founder, deploy
 from medprov_ledger.embedded import DEVELOPMENT_KEY
-from medprov_ledger.errors import ChainError, RevertedError, WrongChainError
+from medprov_ledger.errors import ChainError, NoFundsError, RevertedError, WrongChainError
 from medprov_ledger.federation import Federation, name_hash
+from medprov_ledger.json_rpc import known
 from medprov_ledger.record import Record
 from medprov_ledger.registry import Registry
 
@@ -187,6 +191,107 @@ def test_the_same_on_every_chain(node: Node) -> None:
     assert Federation(chain).is_member(newcomer, joined.block)
     later = Registry(chain).anchor_batch(os.urandom(32), 1, CID, members[0])
     assert later.block > anchor.block
+
+
+def founded(node: Node, tmp_path: Path, **changes: object) -> tuple[Config, LocalAccount]:
+    """A federation of one hospital, which keeps a journal."""
+    account: LocalAccount = Account.create()
+    w3 = connect_http(node.rpc, 30.0)
+    federation_id = os.urandom(32)
+    made = deploy(w3, RICH, federation_id, [Founder(account.address, "h", b"\x01" * 32)], 1)
+    transact(w3, {"to": account.address, "value": Web3.to_wei(1, "ether")}, RICH)
+    embedded.wait_until_saved(node.folder)
+    files = [tmp_path / name for name in ("keystore.json", "password", "reader.pem", "state")]
+    config = config_of(node.rpc, federation_id, made.federation, made.registry)
+    config = replace(config, hospitals={"h": HospitalConfig("h", account.address, *files)})
+    return replace(config, **changes), account  # type: ignore[arg-type]
+
+
+def test_many_transactions_and_two_processes(node: Node, tmp_path: Path) -> None:
+    config, account = founded(node, tmp_path)
+    registry = Registry(Chain.connect(config))
+    roots = [os.urandom(32) for _ in range(12)]
+    first = registry.anchor_batch(roots[0], 1, CID, account)
+    results = registry.anchor_batches([(root, 1, CID) for root in roots], account)
+    assert isinstance(results[0], RevertedError)
+    assert results[0].error == "RootAlreadyAnchored"
+    assert all(isinstance(result, Receipt) for result in results[1:])
+    assert registry.anchors()[0].tx_hash == first.tx_hash
+
+    def work(own: list[bytes]) -> None:
+        mine = Registry(Chain.connect(config))
+        for root in own:
+            mine.anchor_batch(root, 1, CID, account)
+
+    shares = [[os.urandom(32) for _ in range(5)] for _ in range(2)]
+    threads = [threading.Thread(target=work, args=(share,)) for share in shares]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(anchor.root for anchor in registry.anchors()) == sorted([*roots, *shares[0], *shares[1]])
+    assert registry.chain.w3.eth.get_transaction_count(account.address) == 22
+
+
+def test_a_restarted_hospital_and_a_killed_chain(node: Node, tmp_path: Path) -> None:
+    """What a process sent and never heard of is adopted; what the chain forgets when it is killed is sent again."""
+    config, account = founded(node, tmp_path)
+    function = Registry(Chain.connect(config)).contract.functions.anchorBatch(os.urandom(32), 1, CID)
+    Chain.connect(config).submit([function], account)
+    receipt = Chain.connect(config).send(function, account)
+    root = os.urandom(32)
+    Registry(Chain.connect(config)).anchor_batch(root, 1, CID, account)
+    node.kill()
+    node.start()
+    chain = Chain.connect(replace(config, rpc=node.rpc))
+    chain.settle(account)
+    anchors = Registry(chain).anchors()
+    assert [anchor.tx_hash for anchor in anchors if anchor.root != root] == [receipt.tx_hash]
+    assert [anchor.root for anchor in anchors if anchor.root == root] == [root]
+    assert chain.w3.eth.get_transaction_count(account.address) == 2
+
+
+def test_a_stuck_transaction_is_replaced(node: Node, tmp_path: Path) -> None:
+    """Ganache wants both fees to grow by a tenth, but then it mines blocks that contradict each other."""
+    if node.kind == "python":
+        pytest.skip("the Python EVM mines at once")
+    stop = ("evm_setAutomine", [False]) if node.kind == "anvil" else ("miner_stop", [])
+    config, account = founded(node, tmp_path, bump_after=0.3, confirmation_timeout=10.0)
+    chain = Chain.connect(config)
+    # Ganache takes anything in place of an account's first transaction
+    chain.send(chain.registry.functions.anchorBatch(os.urandom(32), 1, CID), account)
+    node_w3 = connect_http(node.rpc, 30.0)
+    node_w3.provider.make_request(*stop)  # type: ignore[arg-type]
+    function = chain.registry.functions.anchorBatch(os.urandom(32), 1, CID)
+    found: list[Receipt | ChainError] = []
+    thread = threading.Thread(target=lambda: found.extend(chain.send_many([function], account)))
+    thread.start()
+    journal = chain.sender(account).journal
+    deadline, taken = time.monotonic() + 30, 0
+    while taken < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        variants = [variant for one in journal.entries("open") for variant in one.variants]
+        there = known(node_w3, [variant.tx_hash for variant in variants])
+        taken = max((place for place, one in enumerate(there) if one), default=0)
+    if node.kind == "anvil":
+        node_w3.provider.make_request("evm_mine", [])  # type: ignore[arg-type]
+    thread.join(60)
+    (receipt,) = found
+    if node.kind == "ganache":
+        assert "is not mined at" in str(receipt)
+        return
+    assert isinstance(receipt, Receipt)
+    (entry,) = (one for one in journal.entries("done") if len(one.variants) > 1)
+    assert receipt.tx_hash in {Web3.to_hex(variant.tx_hash) for variant in entry.variants[1:]}
+    assert chain.w3.eth.get_transaction_count(account.address) == 2
+
+
+def test_no_money(node: Node) -> None:
+    poor = Account.create()
+    with pytest.raises(NoFundsError) as caught:
+        transact(connect_http(node.rpc, 30.0), {"to": RICH.address, "value": 0}, poor)
+    assert poor.address in str(caught.value)
 
 
 def test_truncated_anvil_state(tmp_path: Path) -> None:

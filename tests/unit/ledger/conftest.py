@@ -13,9 +13,13 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from web3 import EthereumTesterProvider, Web3
 
+from medprov_ledger import _index_sync
 from medprov_ledger.chain import Chain, transact
 from medprov_ledger.config import Config, StoreConfig
 from medprov_ledger.deploy import Founder, deploy
+from medprov_ledger.index import RecordIndex
+from medprov_ledger.store import BlockStore
+from tests.unit.ledger.index_world import DOMAIN, Clock, World
 
 
 @dataclass(frozen=True)
@@ -77,3 +81,23 @@ def make_chain(tester: Web3, people: People) -> MakeChain:
 def chain(make_chain: MakeChain) -> Chain:
     """Contracts that the whole session shares; tests may add batches and rounds, not change members."""
     return make_chain()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The index's clock; it stands still until it is moved."""
+    made = Clock()
+    monkeypatch.setattr(_index_sync, "time", made)
+    return made
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A chain without anchors and an empty store."""
+    return World(BlockStore(tmp_path / "blocks"))
+
+
+@pytest.fixture
+def index() -> RecordIndex:
+    """An index in memory."""
+    return RecordIndex(":memory:", DOMAIN)

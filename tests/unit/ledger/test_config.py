@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medprov_ledger.config import Config
+from medprov_ledger.config import Config, TrustConfig
 from medprov_ledger.errors import ConfigError
 
 TEXT = f"""
@@ -76,6 +76,29 @@ def test_every_field(tmp_path: Path) -> None:
     assert "cdcd" not in repr(config), "the directory key must not reach a log"
 
 
+def test_a_hospital_with_a_signing_service(tmp_path: Path) -> None:
+    text = TEXT.replace('keystore = "a/keystore.json"', 'signer = "https://me:secret@signer:9000"')
+    hospital = Config.load(write(tmp_path, text)).hospital()
+    assert (hospital.keystore, hospital.signer) == (None, "https://me:secret@signer:9000")
+    assert "secret" not in repr(hospital)
+    with pytest.raises(ConfigError, match=r"hospitals\.hospital-a\.signer must be an http:// or https:// address"):
+        Config.load(write(tmp_path, text.replace("https://me", "ftp://me")))
+    with pytest.raises(ConfigError, match=r"hospitals\.hospital-a\.signer stands beside a keystore"):
+        Config.load(write(tmp_path, text + 'keystore = "a/keystore.json"\n'))
+    with pytest.raises(ConfigError, match=r"hospitals\.hospital-a\.keystore is missing"):
+        Config.load(write(tmp_path, TEXT.replace('keystore = "a/keystore.json"', "")))
+
+
+def test_fees_of_stuck_transactions(tmp_path: Path) -> None:
+    plain = Config.load(write(tmp_path, TEXT))
+    assert (plain.bump_after, plain.max_fee) == (60.0, 500 * 10**9)
+    text = TEXT.replace("timeout = 5", "timeout = 5\nbump_after = 7.5\nmax_fee_gwei = 0.25")
+    config = Config.load(write(tmp_path, text))
+    assert (config.bump_after, config.max_fee) == (7.5, 250_000_000)
+    with pytest.raises(ConfigError, match=r"chain\.max_fee_gwei must lie between"):
+        Config.load(write(tmp_path, text.replace("0.25", "0")))
+
+
 def test_defaults_and_verifier(tmp_path: Path) -> None:
     text = TEXT[: TEXT.index("[directory]")].replace("confirmations = 3\ntimeout = 5\n", "")
     config = Config.load(write(tmp_path, text))
@@ -86,10 +109,63 @@ def test_defaults_and_verifier(tmp_path: Path) -> None:
         config.hospital()
 
 
+def test_directory_keys_of_several_epochs(tmp_path: Path) -> None:
+    config = Config.load(write(tmp_path, TEXT))
+    assert config.directory_keys == (config.directory_key,) and config.former_directory_keys == ()
+    former = f'key = "0x{"cd" * 32}"\nformer = ["0x{"ce" * 32}", "0x{"CF" * 32}"]'
+    config = Config.load(write(tmp_path, TEXT.replace(f'key = "0x{"cd" * 32}"', former)))
+    assert config.directory_key == b"\xcd" * 32, "the first is the one for writing"
+    assert config.directory_keys == (b"\xcd" * 32, b"\xce" * 32, b"\xcf" * 32)
+    assert "cece" not in repr(config) and "\\xce" not in repr(config)
+    without = Config.load(write(tmp_path, TEXT[: TEXT.index("[directory]")]))
+    assert without.directory_keys == ()
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ('key = "0x{key}"\nformer = "0x{other}"', "directory.former has the wrong type (str)"),
+        ('key = "0x{key}"\nformer = [7]', "directory.former must be a list of texts of 0x and 64"),
+        ('key = "0x{key}"\nformer = ["{other}"]', "directory.former must be a list of texts of 0x and 64"),
+        ('key = "0x{key}"\nformer = ["0x{key}"]', "directory.former names a key twice, or the present one"),
+        ('key = "0x{key}"\nformer = ["0x{other}", "0x{other}"]', "directory.former names a key twice"),
+        ('former = ["0x{other}"]', "directory.former needs a directory.key"),
+    ],
+)
+def test_former_directory_keys_that_cannot_be(tmp_path: Path, lines: str, why: str) -> None:
+    table = "[directory]\n" + lines.format(key="cd" * 32, other="ce" * 32) + "\n"
+    text = TEXT[: TEXT.index("[directory]")] + table + TEXT[TEXT.index("[hospitals.") :]
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        Config.load(write(tmp_path, text))
+
+
 def test_ipfs_store(tmp_path: Path) -> None:
     text = TEXT.replace('kind = "blocks"\npath = "blocks"', 'kind = "ipfs"\napi = "/ip4/127.0.0.1/tcp/5001/http"')
     store = Config.load(write(tmp_path, text)).store
     assert (store.kind, store.path, store.api) == ("ipfs", None, "/ip4/127.0.0.1/tcp/5001/http")
+    assert (store.daemons, store.copies) == ((store.api,), 1)
+
+
+def test_several_ipfs_daemons(tmp_path: Path) -> None:
+    old = 'kind = "blocks"\npath = "blocks"'
+    assert old in TEXT
+    apis = 'apis = ["/dns/a/tcp/5001", "http://b:5001", "http://c:5001"]'
+    for copies, expected in (("", 3), ("copies = 2", 2)):
+        store = Config.load(write(tmp_path, TEXT.replace(old, f'kind = "ipfs"\n{apis}\n{copies}'))).store
+        assert store.daemons == ("/dns/a/tcp/5001", "http://b:5001", "http://c:5001")
+        assert (store.api, store.copies) == (None, expected)
+    for new, reason in [
+        (f"{apis}\ncopies = 4", "store.copies must lie between 1 and 3"),
+        (f"{apis}\ncopies = 0", "store.copies must lie between 1 and 3"),
+        (f'{apis}\napi = "/dns/a/tcp/5001"', "store.api stands beside apis"),
+        ('api = "/dns/a/tcp/5001"\ncopies = 2', "store.copies must lie between 1 and 1"),
+        ("apis = []", "store.apis must name one daemon or more"),
+        ('apis = ["http://b:1", "http://b:1"]', "store.apis must name one daemon or more, each of them once"),
+        ('apis = "http://b:1"', "store.apis has the wrong type"),
+        ("apis = [1]", "store.apis must be a list of texts"),
+    ]:
+        with pytest.raises(ConfigError, match=re.escape(reason)):
+            Config.load(write(tmp_path, TEXT.replace(old, f'kind = "ipfs"\n{new}')))
 
 
 @pytest.mark.parametrize(
@@ -155,6 +231,7 @@ def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
         ("[directory]", "[watermark]\nkey_file = 1\n[directory]", "watermark.key_file has the wrong type (int)"),
         ("[directory]", '[watermark]\nkey_file = ""\n[directory]', "watermark.key_file is empty"),
         ('path = "blocks"', 'path = "blocks"\nfolder = "x"', "store.folder is unknown; known here: kind, path, api"),
+        ('path = "blocks"', 'path = "blocks"\ncopies = 2', "store.copies is for IPFS daemons"),
         ('state = "/var/lib/a"', 'state = "a"\nstat = 1', "hospitals.hospital-a.stat is unknown"),
     ],
 )
@@ -245,3 +322,32 @@ def test_damaged_file_gives_config_or_error(tmp_path: Path, start: int, length: 
         assert str(file) in str(error)
     else:
         assert len(config.federation_id) == 32
+
+
+TRUST = f'\n[trust]\nmembers = ["0x{"44" * 20}", "0x{"55" * 20}"]\nthreshold = 2\ncheckpoints = ["c.json"]\n'
+
+
+def test_whose_word_counts_without_the_chain(tmp_path: Path) -> None:
+    assert Config.load(write(tmp_path, TEXT)).trust == TrustConfig()
+    trust = Config.load(write(tmp_path, TEXT + TRUST)).trust
+    assert trust == TrustConfig(("0x" + "44" * 20, "0x" + "55" * 20), 2, (tmp_path / "c.json",))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("threshold = 2", "threshold = 3", "trust.threshold must lie between 1 and 2"),
+        ("threshold = 2", "threshold = 0", "trust.threshold must lie between 1 and 2"),
+        ("threshold = 2\n", "", "trust.threshold is missing"),
+        ("threshold", "treshold", "trust.treshold is unknown"),
+        ("0x" + "44" * 20, "0x44", "trust.members must be a list of addresses"),
+        ("0x" + "44" * 20, "0x" + "55" * 20, "trust.members names an account twice"),
+        ("members", "#", "trust.members is missing"),
+        ('["c.json"]', '"c.json"', "trust.checkpoints has the wrong type"),
+        ('["c.json"]', '[""]', "trust.checkpoints must be a list of texts"),
+    ],
+)
+def test_a_wrong_trust_is_named(tmp_path: Path, old: str, new: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as caught:
+        Config.load(write(tmp_path, TEXT + TRUST.replace(old, new, 1)))
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import dataclass, replace
 
 import pytest
@@ -176,3 +177,13 @@ def test_malformed_chain_id_is_refused(chain_id: int) -> None:
 def test_malformed_mark_is_refused() -> None:
     with pytest.raises(RecordError, match="32 bytes"):
         eip712.image_mark_digest(Mark(model=b"\0" * 31), DOMAIN)
+
+
+@given(hashes, st.integers(0, 2**32 - 1), st.text(), st.integers(0, 2**256 - 1), st.integers(1, 2**256 - 1))
+def test_a_message_as_services_take_it(root: bytes, count: int, text: str, deadline: int, chain_id: int) -> None:
+    """What is shown as JSON hashes to what is signed: one that hashes the JSON signs the same."""
+    domain = eip712.domain(chain_id, REGISTRY)
+    message = eip712.TypedMessage(eip712.BATCH_TYPE, (ACCOUNT.address, root, count, text, deadline), domain)
+    document = json.loads(json.dumps(message.to_json()))
+    signable = encode_typed_data(full_message=document)
+    assert message.digest == keccak256(b"\x19" + signable.version + signable.header + signable.body)

@@ -13,7 +13,15 @@ from Crypto.PublicKey import ECC
 
 from medprov_ledger.config import HospitalConfig
 from medprov_ledger.errors import ConfigError
-from medprov_ledger.keys import HospitalKeys, create_account, load_account, load_reader_key, reader_public
+from medprov_ledger.keys import (
+    HospitalKeys,
+    create_account,
+    load_account,
+    load_reader_key,
+    load_signer,
+    reader_public,
+)
+from medprov_ledger.signer import LocalSigner, RemoteSigner
 
 
 @pytest.fixture
@@ -31,6 +39,20 @@ def test_keys_come_back(made: tuple[HospitalKeys, HospitalConfig]) -> None:
     assert len(keys.reader) == 32
     lower = replace(hospital, address=hospital.address.lower())
     assert load_account(lower) == keys.account
+
+
+def test_who_signs(made: tuple[HospitalKeys, HospitalConfig]) -> None:
+    keys, hospital = made
+    local = load_signer(hospital)
+    assert isinstance(local, LocalSigner)
+    assert local.address == keys.account.address
+    away = replace(hospital, keystore=None, signer="http://127.0.0.1:9")
+    remote = load_signer(away)
+    assert isinstance(remote, RemoteSigner)
+    assert (remote.url, remote.address) == ("http://127.0.0.1:9", keys.account.address)
+    assert reader_public(load_reader_key(away)) == keys.reader
+    with pytest.raises(ConfigError, match="kept by a signing service"):
+        load_account(away)
 
 
 def test_nothing_secret_in_clear(made: tuple[HospitalKeys, HospitalConfig]) -> None:
