@@ -14,6 +14,17 @@ def write(file: Path, data: bytes, mode: int = 0o644) -> None:
     ------
     OSError
     """
+    replace(file, data, mode)
+    sync_folder(file.parent)
+
+
+def replace(file: Path, data: bytes, mode: int = 0o644) -> None:
+    """As :func:`write`, but the rename is durable only after the caller's :func:`sync_folder`.
+
+    Raises
+    ------
+    OSError
+    """
     temporary = file.parent / f".{file.name}.{secrets.token_hex(6)}.tmp"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -25,7 +36,6 @@ def write(file: Path, data: bytes, mode: int = 0o644) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(file.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,6 +19,8 @@ WIDTH = 174
 RAW, DAG_PB = 0x55, 0x70
 MAX_SIZE = 1 << 30
 """Largest object that is stored or fetched, bytes."""
+MAX_OBJECT = 1 << 28
+"""Largest object that a store fetches unless told otherwise, bytes."""
 _HEADERS = {bytes([1, codec, 0x12, 0x20]): codec for codec in (RAW, DAG_PB)}
 
 
@@ -145,7 +147,7 @@ def assemble(cid: str, fetch: Callable[[Cid], bytes], limit: int = MAX_SIZE) -> 
             if size > limit:
                 raise ObjectError(f"{cid}: larger than {limit} bytes; not an object of this format")
         else:
-            pending.extend(reversed(_children(str(part), data)))
+            pending.extend(reversed(children(part, data)))
     whole = b"".join(pieces)
     if of(whole) != cid:
         raise ObjectError(
@@ -163,6 +165,36 @@ def check(cid: Cid, data: bytes) -> None:
     """
     if hashlib.sha256(data).digest() != cid.digest:
         raise StoreError(f"{cid}: the block's bytes do not match its CID; the copy is damaged, fetch or add it again")
+
+
+def children(cid: Cid, data: bytes) -> list[Cid]:
+    """The links of a node, in order. Only what this module writes is read; :func:`assemble` compares the whole.
+
+    Parameters
+    ----------
+    cid : Cid
+        Of the node, for messages.
+    data : bytes
+        The node.
+
+    Raises
+    ------
+    ObjectError
+    """
+    found: list[Cid] = []
+    place = 0
+    while place < len(data) and data[place] == 0x12:
+        # a link is shorter than 128 bytes, so its length is one byte
+        length = data[place + 1] if place + 1 < len(data) else 0
+        link = data[place + 2 : place + 2 + length]
+        child = _from_binary(link[2:38]) if link[:2] == b"\x0a\x24" else None
+        if child is None or len(found) == WIDTH:
+            raise ObjectError(f"{cid}: not a file node of this format; add the file with --cid-version=1 --raw-leaves")
+        found.append(child)
+        place += 2 + length
+    if not found:
+        raise ObjectError(f"{cid}: a node without links; add the file with --cid-version=1 --raw-leaves")
+    return found
 
 
 def _block(codec: int, data: bytes) -> Block:
@@ -194,21 +226,3 @@ def _node(children: list[tuple[Cid, int, int]]) -> bytes:
     )
     sizes = b"".join(b"\x20" + _varint(size) for *_, size in children)
     return links + _field(0x0A, b"\x08\x02\x18" + _varint(sum(size for *_, size in children)) + sizes)
-
-
-def _children(name: str, data: bytes) -> list[Cid]:
-    """The links of a node. Only what :func:`_node` writes is read; `assemble` compares the whole afterwards."""
-    found: list[Cid] = []
-    place = 0
-    while place < len(data) and data[place] == 0x12:
-        # a link is shorter than 128 bytes, so its length is one byte
-        length = data[place + 1] if place + 1 < len(data) else 0
-        link = data[place + 2 : place + 2 + length]
-        child = _from_binary(link[2:38]) if link[:2] == b"\x0a\x24" else None
-        if child is None or len(found) == WIDTH:
-            raise ObjectError(f"{name}: not a file node of this format; add the file with --cid-version=1 --raw-leaves")
-        found.append(child)
-        place += 2 + length
-    if not found:
-        raise ObjectError(f"{name}: a node without links; add the file with --cid-version=1 --raw-leaves")
-    return found

@@ -20,6 +20,7 @@ from eth_account import Account
 from web3 import Web3
 
 from . import embedded
+from .block_store import BlockStore
 from .chain import Chain, connect_http, transact
 from .cid import RAW, Cid
 from .config import Config, HospitalConfig, StoreConfig
@@ -27,9 +28,9 @@ from .deploy import Deployment, Founder, deploy
 from .embedded import DEVELOPMENT_KEY, Embedded
 from .errors import ChainError, ConfigError, StoreError
 from .federation import Federation
+from .ipfs_store import IpfsStore
 from .keys import KEYSTORE, PASSWORD, READER, create_account, load_account, load_reader_key, reader_public
 from .registry import Registry
-from .store import IpfsStore
 
 HOSPITALS = ("hospital-a", "hospital-b", "hospital-c")
 THRESHOLD = 2
@@ -223,7 +224,7 @@ def status(folder: Path) -> Status:
         registrations=len(registry.registrations()),
         rounds=len(federation.rounds()),
         models=len(federation.released_models()),
-        blocks=sum(1 for file in store.rglob("*") if file.is_file()) if store is not None else None,
+        blocks=BlockStore(store).count() if store is not None else None,
     )
 
 
@@ -246,9 +247,10 @@ def _check_store(file: Path, store: StoreConfig) -> None:
     if not file.exists():
         return
     found = Config.load(file).store
-    if (found.kind, found.api) != (store.kind, store.api):
+    if (found.kind, found.daemons) != (store.kind, store.daemons):
+        place = found.path or ", ".join(found.daemons)
         raise ConfigError(
-            f"{file}: its store is {found.kind} ({found.path or found.api}), not ipfs ({store.api}), and records point "
+            f"{file}: its store is {found.kind} ({place}), not ipfs ({store.api}), and records point "
             "there; leave --ipfs out, or use another --dir"
         )
 

@@ -144,7 +144,7 @@ def test_status_counts(folder: Path) -> None:
     Registry(chain).anchor_batch(b"\x01" * 32, 40, "bafy", account)
     Registry(chain).anchor_batch(b"\x02" * 32, 2, "bafy", account)
     Federation(chain).anchor_round(1, MODEL, "bafy", MODEL, MODEL, account)
-    (config.store.path / "x").write_text("block")  # type: ignore[operator]
+    open_store(config).put(b"block")
     found = development.status(folder)
     counts = (found.batches, found.records, found.registrations, found.rounds, found.models, found.blocks)
     assert counts == (2, 42, 0, 1, 1, 1)
