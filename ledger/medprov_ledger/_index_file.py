@@ -6,33 +6,52 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from . import eip712
 from .errors import RecordError
 
-SCHEMA = 2
+SCHEMA = 3
 """Raise it when a new version of manifest or record becomes readable: batches refused before are then read again."""
 MEMORY = ":memory:"
 _log = logging.getLogger(__name__)
 _APPLICATION = 0x4D505249
-_TABLES = (
-    "CREATE TABLE domain (chain_id TEXT NOT NULL, registry TEXT NOT NULL)",
-    """CREATE TABLE batches (
-    id INTEGER PRIMARY KEY, owner TEXT NOT NULL, root BLOB NOT NULL, block INTEGER NOT NULL, time INTEGER NOT NULL,
-    count INTEGER NOT NULL, cid TEXT NOT NULL, tx_hash TEXT, state TEXT NOT NULL, reason TEXT NOT NULL,
-    failures INTEGER NOT NULL, next_try REAL NOT NULL, key_id BLOB, directory BLOB, UNIQUE (owner, root))""",
-    """CREATE TABLE records (
-    batch INTEGER NOT NULL REFERENCES batches ON DELETE CASCADE, position INTEGER NOT NULL, leaf BLOB NOT NULL,
-    key BLOB NOT NULL, released_hash BLOB NOT NULL, record TEXT NOT NULL, signature BLOB NOT NULL, proof BLOB NOT NULL,
-    payload BLOB, PRIMARY KEY (batch, position)) WITHOUT ROWID""",
-    "CREATE INDEX by_batch ON records (batch)",
-    "CREATE INDEX by_leaf ON records (leaf)",
-    "CREATE INDEX by_key ON records (key)",
-    "CREATE INDEX by_released_hash ON records (released_hash)",
+_RECORD = """
+    leaf BLOB NOT NULL, key BLOB NOT NULL, cover_hash BLOB NOT NULL, marked_hash BLOB NOT NULL,
+    released_hash BLOB NOT NULL, evidence_cid TEXT NOT NULL, bundle_cid TEXT NOT NULL, model BLOB NOT NULL,
+    sealed_at INTEGER NOT NULL, format INTEGER NOT NULL, owner INTEGER NOT NULL REFERENCES owners"""
+# batches and registrations are numbered by their place on the chain (_index_chain.place): whoever reads in the order of
+# the numbers reads the earliest first, and an index that was built anew has the same ones
+_TABLES = {
+    "domain": "CREATE TABLE domain (chain_id TEXT NOT NULL, registry TEXT NOT NULL)",
+    "blocks": "CREATE TABLE blocks (number INTEGER PRIMARY KEY, hash BLOB NOT NULL)",
+    "owners": "CREATE TABLE owners (id INTEGER PRIMARY KEY, address TEXT NOT NULL UNIQUE)",
+    "batches": """CREATE TABLE batches (
+    id INTEGER PRIMARY KEY, owner INTEGER NOT NULL REFERENCES owners, root BLOB NOT NULL, block INTEGER NOT NULL,
+    time INTEGER NOT NULL, count INTEGER NOT NULL, cid TEXT NOT NULL, tx_hash TEXT, seal BLOB NOT NULL,
+    state TEXT NOT NULL, reason TEXT NOT NULL, failures INTEGER NOT NULL, next_try REAL NOT NULL,
+    key_id BLOB, directory BLOB, UNIQUE (owner, root))""",
+    "trees": """CREATE TABLE trees (
+    batch INTEGER PRIMARY KEY REFERENCES batches ON DELETE CASCADE, nodes BLOB NOT NULL)""",
+    "directories": """CREATE TABLE directories (
+    batch INTEGER PRIMARY KEY REFERENCES batches ON DELETE CASCADE, payloads BLOB NOT NULL)""",
+    "records": f"""CREATE TABLE records (
+    batch INTEGER NOT NULL REFERENCES batches ON DELETE CASCADE, position INTEGER NOT NULL, {_RECORD},
+    signature BLOB NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (batch, position)) WITHOUT ROWID""",
+    "registrations": f"""CREATE TABLE registrations (
+    id INTEGER PRIMARY KEY, {_RECORD}, block INTEGER NOT NULL, time INTEGER NOT NULL, tx_hash TEXT NOT NULL)""",
+}
+_INDEXES = (
+    "CREATE INDEX by_leaf ON records (leaf, owner)",
+    "CREATE INDEX by_key ON records (key, owner)",
+    "CREATE INDEX by_released_hash ON records (released_hash, owner)",
+    "CREATE INDEX registered_by_leaf ON registrations (leaf, owner)",
+    "CREATE INDEX registered_by_key ON registrations (key, owner)",
+    "CREATE INDEX registered_by_released_hash ON registrations (released_hash, owner)",
 )
+_CACHE_KIB = 65536
 # what SQLite says of a file that is not what it wrote; all else (locked, full, read-only) is the machine's trouble
 _DAMAGE = {
     sqlite3.SQLITE_ERROR,
@@ -79,6 +98,9 @@ class IndexFile:
         self.path, self.domain = path, domain
         self.generation = 0
         """Grows with every :meth:`begin_anew`."""
+        self.checked = False
+        """Set by the sync that has looked at all rows; a file is looked at once per opening."""
+        self._writes = 0
         self.lock = threading.RLock()
         """Held in every access; who holds it longer keeps all other threads out."""
         try:
@@ -95,10 +117,33 @@ class IndexFile:
         with self._errors():
             return self._db.execute(query, values).fetchall()
 
+    def pieces(self, table: str, column: str, row: int, starts: Iterable[int], size: int) -> list[bytes]:
+        """Parts of one row's BLOB, `size` bytes each; the rest of it is not read."""
+        found = []
+        with self._errors(), self._db.blobopen(table, column, row, readonly=True) as blob:
+            for start in starts:
+                if start + size > len(blob):
+                    raise DamagedError(self.path, "a row ends too early")
+                blob.seek(start)
+                found.append(blob.read(size))
+        return found
+
+    def version(self) -> tuple[int, int, int]:
+        """Differs from what it was as soon as anybody has written."""
+        with self._errors():
+            return self.generation, self._writes, int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read within is of one moment, whatever other processes write meanwhile."""
+        with self._errors(), _transaction(self._db, "BEGIN"):
+            yield
+
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it or nothing."""
         with self._errors(), _transaction(self._db):
+            self._writes += 1
             yield self._db
 
     def begin_anew(self, damage: DamagedError) -> None:
@@ -106,6 +151,7 @@ class IndexFile:
         with self.lock:
             self._db.close()
             self.generation += 1
+            self.checked = False
             self._replace(damage)
 
     def _replace(self, damage: DamagedError) -> None:
@@ -135,13 +181,16 @@ class IndexFile:
         if not ours and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise RecordError(f"{self.path}: is another program's database; name a file of its own for the index")
         db.execute("PRAGMA journal_mode = WAL")
+        # a power cut may take the last batches back, never a part of one; they are fetched again
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         db.execute("PRAGMA foreign_keys = ON")
         if version == SCHEMA and db.execute("SELECT * FROM domain").fetchone() == wanted:
             return
         with _transaction(db):
-            for table in ("records", "batches", "domain"):
+            for table in reversed(_TABLES):
                 db.execute(f"DROP TABLE IF EXISTS {table}")
-            for statement in _TABLES:
+            for statement in (*_TABLES.values(), *_INDEXES):
                 db.execute(statement)
             db.execute("INSERT INTO domain VALUES (?, ?)", wanted)
             db.execute(f"PRAGMA user_version = {SCHEMA}")
@@ -176,8 +225,8 @@ def _set_aside(path: str) -> None:
 
 
 @contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
+def _transaction(db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+    db.execute(begin)
     try:
         yield
         db.execute("COMMIT")

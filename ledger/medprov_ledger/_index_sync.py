@@ -1,4 +1,4 @@
-"""How the index follows the chain: anchors that are gone are dropped, manifests of new ones are fetched and checked.
+"""How the index is brought up to date: the chain is followed, manifests of new batches are fetched and checked.
 
 A hostile member can anchor manifests that never come, or that are large and false. A false one is looked at once. A
 missing one is tried again after a pause that grows, and one sync loses only so much time.
@@ -6,17 +6,20 @@ missing one is tried again after a pause that grows, and one sync loses only so 
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from . import _canonical, manifest, sealing
-from ._index_file import IndexFile
+from . import _index_rows as rows
+from . import manifest, sealing
+from ._index_chain import AnchorSource, follow
+from ._index_fetch import Fetches, ManifestSource
+from ._index_file import DamagedError, IndexFile
 from .errors import ObjectError, RecordError, SealError, StoreError, UnreachableError
 from .registry import Anchor
-from .store import Store
 
 PATIENCE = 20.0
 """Seconds that one sync may lose on manifests that do not come or are false; it starts no fetch after that."""
@@ -25,13 +28,9 @@ PAUSES = (0.0, 5.0, 30.0, 180.0, 900.0, 3600.0)
 
 The first retry comes at once: a manifest is put into the store a moment after its anchor.
 """
-
-
-class AnchorSource(Protocol):
-    """What the index needs of :class:`medprov_ledger.registry.Registry`."""
-
-    def anchors(self, from_block: int = 0) -> list[Anchor]:
-        """All confirmed anchors, oldest first."""
+CHECKED = 100_000
+"""Records that the first sync after the opening looks for in the file; beyond that a part, taken at random."""
+_ANCHOR = "o.address, b.root, b.block, b.time, b.count, b.cid, b.tx_hash"
 
 
 class Membership(Protocol):
@@ -47,8 +46,8 @@ class Sources:
 
     registry: AnchorSource
     federation: Membership
-    store: Store
-    directory_key: bytes | None
+    store: ManifestSource
+    directory_keys: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,13 @@ class SyncReport:
     problems: tuple[Problem, ...]
 
 
+@dataclass(frozen=True)
+class _Due:
+    number: int
+    anchor: Anchor
+    failures: int
+
+
 def sync(file: IndexFile, sources: Sources) -> SyncReport:
     """Bring the file to the state of the chain.
 
@@ -102,142 +108,204 @@ def sync(file: IndexFile, sources: Sources) -> SyncReport:
     DamagedError
         The file must be begun anew.
     """
-    anchors = {(anchor.owner, anchor.root): anchor for anchor in sources.registry.anchors()}
-    removed = _drop_absent(file, anchors.values())
+    removed = 0 if file.checked else _check(file)
+    file.checked = True
+    removed += follow(file, sources.registry)
     now = time.time()
     # a moment further away than any pause was noted by a clock that has been set back since
-    query = "SELECT owner, root, state, reason, failures, next_try > ? AND next_try <= ? FROM batches"
-    known = {(row[0], row[1]): row[2:] for row in file.read(query, (now, now + PAUSES[-1]))}
+    query = f"""
+    SELECT b.id, b.state, b.reason, b.failures, b.next_try > ? AND b.next_try <= ?, {_ANCHOR}
+    FROM batches b JOIN owners o ON o.id = b.owner WHERE b.state NOT IN ('good', 'bad') ORDER BY b.id
+    """
     waiting: list[Problem] = []
-    due: list[tuple[int, Anchor]] = []
-    for name, anchor in anchors.items():
-        state, reason, failures, early = known.get(name, ("missing", "", 0, False))
+    due: list[_Due] = []
+    for number, state, reason, failures, early, *anchor in file.read(query, (now, now + PAUSES[-1])):
         if state == "missing" and early:
-            waiting.append(_problem(anchor, "missing", reason))
-        elif state not in ("good", "bad"):
-            due.append((failures, anchor))
-    added, problems = _take_all(file, sources, sorted(due, key=lambda item: item[0]))
-    if sources.directory_key is not None:
-        _open_directories(file, sources.directory_key)
+            waiting.append(_problem(to_anchor(anchor), "missing", reason))
+        else:
+            due.append(_Due(number, to_anchor(anchor), failures))
+    added, problems = _take_all(file, sources, sorted(due, key=lambda one: one.failures))
+    for key in sources.directory_keys:
+        _open_directories(file, key)
     return SyncReport(added, removed, (*waiting, *problems))
 
 
-def _drop_absent(file: IndexFile, anchors: Collection[Anchor]) -> int:
-    """Forget what the chain does not have, and batches whose rows are not whole."""
-    standing = {(a.owner, a.root, a.block, a.time, a.count, a.cid, a.tx_hash) for a in anchors}
+def to_anchor(row: Sequence[Any]) -> Anchor:
+    """An anchor of the columns owner, root, block, time, count, cid, tx_hash."""
+    owner, root, block, moment, count, cid, tx_hash = row
+    return Anchor(root, owner, block, moment, count, cid, tx_hash)
+
+
+def _check(file: IndexFile) -> int:
+    """Look at what no look-up would notice: changed batches end the file, those whose rows are not whole are reset."""
+    kinds = "typeof(b.root) = 'blob' AND typeof(b.cid) = 'text' AND typeof(b.seal) = 'blob'"
+    for whole, seal, *anchor in file.read(
+        f"SELECT {kinds}, b.seal, {_ANCHOR} FROM batches b LEFT JOIN owners o ON o.id = b.owner"
+    ):
+        if not whole or rows.seal(to_anchor(anchor)) != seal:
+            raise DamagedError(file.path, "a batch cannot be read")
     torn = """
-    SELECT id FROM batches
-    WHERE (state = 'good' AND count != (SELECT count(*) FROM records WHERE batch = batches.id))
-    OR typeof(state) != 'text' OR typeof(reason) != 'text' OR typeof(failures) != 'integer' OR failures < 0
+    typeof(state) != 'text' OR state NOT IN ('new', 'good', 'bad', 'missing') OR typeof(reason) != 'text'
+    OR typeof(failures) != 'integer' OR failures < 0 OR typeof(next_try) NOT IN ('real', 'integer')
+    OR (state = 'good' AND (SELECT length(nodes) FROM trees WHERE batch = batches.id) IS NOT 64 * count - 32)
+    OR (SELECT length(payloads) FROM directories WHERE batch = batches.id) != 12 * count
     """
     with file.write() as db:
-        rows = db.execute("SELECT id, owner, root, block, time, count, cid, tx_hash FROM batches").fetchall()
-        gone = {row[0] for row in rows if row[1:] not in standing} | {row[0] for row in db.execute(torn).fetchall()}
-        db.executemany("DELETE FROM batches WHERE id = ?", [(batch,) for batch in gone])
+        gone = {row[0] for row in db.execute(f"SELECT id FROM batches WHERE {torn}").fetchall()}
+        good = db.execute("SELECT id, count FROM batches WHERE state = 'good'").fetchall()
+        random.shuffle(good)
+        looked = 0
+        for number, count in good:
+            if looked >= CHECKED:
+                break
+            looked += count
+            if db.execute("SELECT count(*) FROM records WHERE batch = ?", (number,)).fetchone()[0] != count:
+                gone.add(number)
+        for number in gone:
+            _clear(db, number)
+            db.execute(
+                "UPDATE batches SET state = 'new', reason = '', failures = 0, next_try = 0 WHERE id = ?", (number,)
+            )
     return len(gone)
 
 
-def _take_all(file: IndexFile, sources: Sources, due: Sequence[tuple[int, Anchor]]) -> tuple[int, list[Problem]]:
+def _take_all(file: IndexFile, sources: Sources, due: Sequence[_Due]) -> tuple[int, list[Problem]]:
     """Take in what comes, until the patience with what does not come is at an end."""
-    added, lost, stopped = 0, 0.0, ""
+    lost, stopped = 0.0, ""
     problems: list[Problem] = []
-    failing: set[str] = set()
-    later: list[tuple[int, Anchor]] = []
-    for turn in (due, later):
-        for failures, anchor in turn:
-            if turn is due and anchor.owner in failing:
-                # one member's missing manifests must not use up the time of the others'
-                later.append((failures, anchor))
-                continue
-            if stopped:
-                problems.append(_problem(anchor, "missing", stopped))
-                continue
-            started = time.monotonic()
-            try:
-                problem = _take(file, sources, anchor, failures)
-            except UnreachableError as error:
-                # says nothing about this manifest: it is tried again as soon as the store is back
-                problem = _problem(anchor, "missing", str(error))
-                stopped = str(error)
-            if problem is None:
-                added += 1
-                continue
+
+    def of_member(one: _Due) -> bool:
+        # the chain is asked first: a manifest of a stranger is not even fetched
+        owner, block = one.anchor.owner, one.anchor.block
+        if sources.federation.is_member(owner, block):
+            return True
+        problems.append(_reject(file, one, "bad", f"anchor of {owner}: not a member at block {block}"))
+        return False
+
+    fetches, added = Fetches(sources.store, due, of_member), 0
+    begun = time.monotonic()
+    for fetched in fetches:
+        if stopped:
+            # it came while the last one was looked at; looking at it costs time too
+            problems.append(_problem(fetched.wanted.anchor, "missing", stopped))
+            continue
+        problem, reachable = _take(file, fetched.wanted, fetched.answer)
+        ended = time.monotonic()
+        if problem is None:
+            added += 1
+            fetches.came += 1
+        else:
             problems.append(problem)
-            failing.add(anchor.owner)
-            lost += time.monotonic() - started
-            if lost > PATIENCE and not stopped:
-                stopped = (
-                    f"{lost:.0f} s were lost on manifests that do not come; verify again to go on ({problem.reason})"
-                )
+            fetches.failing.add(problem.owner)
+            # time that others' manifests took is not lost: this counts from the result before
+            lost += ended - begun
+        begun = ended
+        if not reachable and problem is not None:
+            stopped = problem.reason
+        elif lost > PATIENCE and problem is not None:
+            stopped = f"{lost:.0f} s were lost on manifests that do not come; verify again to go on ({problem.reason})"
+        if stopped:
+            fetches.stop()
+    problems += [_problem(one.anchor, "missing", stopped) for one in fetches.left()]
     return added, problems
 
 
-def _take(file: IndexFile, sources: Sources, anchor: Anchor, failures: int) -> Problem | None:
+def _take(file: IndexFile, one: _Due, answer: bytes | Exception) -> tuple[Problem | None, bool]:
+    """Check a manifest and put its records into the file; beside the problem, whether the store is there at all."""
     try:
-        # the chain is asked first: a manifest of a stranger is not even fetched
-        if not sources.federation.is_member(anchor.owner, anchor.block):
-            raise RecordError(f"anchor of {anchor.owner}: not a member at block {anchor.block}")
-        found = manifest.parse(sources.store.get(anchor.cid, manifest.largest(anchor.count)))
-        manifest.verify(found, anchor, file.domain)
-    except UnreachableError:
-        raise
+        if isinstance(answer, Exception):
+            raise answer
+        found = manifest.parse(answer)
+        manifest.verify(found, one.anchor, file.domain)
+    except UnreachableError as error:
+        # says nothing about this manifest: it is tried again as soon as the store is back
+        return _problem(one.anchor, "missing", str(error)), False
     except (ObjectError, RecordError) as error:
-        return _reject(file, anchor, "bad", str(error), failures)
+        return _reject(file, one, "bad", str(error)), True
     except StoreError as error:
-        return _reject(file, anchor, "missing", str(error), failures)
-    rows = []
-    for position, signed in enumerate(found.records):
-        record, proof = signed.record, b"".join(found.tree.proofs[position])
-        keys = (position, found.leaves[position], record.key, record.released_hash)
-        text = _canonical.dumps(record.to_json(), "record").decode()
-        rows.append((*keys, text, signed.signature, proof))
+        return _reject(file, one, "missing", str(error)), True
+    records = (
+        (*rows.of_record(signed.record, leaf), signed.signature, place)
+        for signed, leaf, place in zip(found.records, found.leaves, found.tree.places, strict=True)
+    )
+    sealed = (None, None) if found.directory is None else (found.directory.key_id, found.directory.sealed)
     with file.write() as db:
-        batch = _insert(db, anchor, ("good", "", 0, 0.0), found.directory)
-        db.executemany(f"INSERT INTO records VALUES ({batch}, ?, ?, ?, ?, ?, ?, ?, NULL)", rows)
-    return None
+        insert(db, one.number, one.anchor, sealed, found.tree.nodes, records)
+    return None, True
 
 
-def _reject(file: IndexFile, anchor: Anchor, state: str, reason: str, failures: int) -> Problem:
-    next_try = time.time() + PAUSES[min(failures, len(PAUSES) - 1)]
-    with file.write() as db:
-        _insert(db, anchor, (state, reason, failures + 1, next_try), None)
-    return _problem(anchor, state, reason)
-
-
-def _insert(
+def insert(
     db: sqlite3.Connection,
+    number: int,
     anchor: Anchor,
-    standing: tuple[str, str, int, float],
-    directory: manifest.SealedDirectory | None,
-) -> int:
-    """Put a batch in place of what was known of it; gives its number."""
-    a = anchor
-    db.execute("DELETE FROM batches WHERE owner = ? AND root = ?", (a.owner, a.root))
-    sealed = (None, None) if directory is None else (directory.key_id, directory.sealed)
-    row = (a.owner, a.root, a.block, a.time, a.count, a.cid, a.tx_hash, *standing, *sealed)
-    cursor = db.execute(f"INSERT INTO batches VALUES (NULL{', ?' * len(row)})", row)
-    return int(cursor.lastrowid or 0)
+    directory: tuple[bytes | None, bytes | None],
+    nodes: Sequence[bytes],
+    records: Iterable[tuple[Any, ...]],
+) -> None:
+    """Put a batch's records into the file, where its anchor is already.
+
+    Parameters
+    ----------
+    db : sqlite3.Connection
+        In a transaction.
+    number : int
+        The batch's place on the chain.
+    anchor : Anchor
+    directory : tuple of bytes or None
+        The key's id and the sealed directory.
+    nodes : sequence of bytes
+        Of its tree.
+    records : iterable of tuple
+        In the order of the manifest: the columns of :func:`medprov_ledger._index_rows.of_record` but for the owner,
+        signature, place in the tree.
+    """
+    standing = """
+    UPDATE batches SET state = 'good', reason = '', failures = 0, next_try = 0, key_id = ?, directory = ?
+    WHERE id = ? AND seal = ?
+    """
+    # another process may have followed the chain further meanwhile
+    if db.execute(standing, (*directory, number, rows.seal(anchor))).rowcount != 1:
+        return
+    _clear(db, number)
+    owner = rows.owner(db, anchor.owner)
+    db.execute("INSERT INTO trees VALUES (?, ?)", (number, b"".join(nodes)))
+    db.executemany(
+        f"INSERT INTO records VALUES ({number}, ?{', ?' * (rows.WIDTH - 1)}, {owner}, ?, ?)",
+        ((position, *columns) for position, columns in enumerate(records)),
+    )
+
+
+def _clear(db: sqlite3.Connection, number: int) -> None:
+    for table in ("records", "trees", "directories"):
+        db.execute(f"DELETE FROM {table} WHERE batch = ?", (number,))
+
+
+def _reject(file: IndexFile, one: _Due, state: str, reason: str) -> Problem:
+    next_try = time.time() + PAUSES[min(one.failures, len(PAUSES) - 1)]
+    with file.write() as db:
+        db.execute(
+            "UPDATE batches SET state = ?, reason = ?, failures = ?, next_try = ? WHERE id = ? AND seal = ?",
+            (state, reason, one.failures + 1, next_try, one.number, rows.seal(one.anchor)),
+        )
+    return _problem(one.anchor, state, reason)
 
 
 def _open_directories(file: IndexFile, key: bytes) -> None:
-    rows = file.read(
+    closed = file.read(
         "SELECT id, root, count, key_id, directory FROM batches WHERE key_id = ? AND typeof(directory) = 'blob'",
         (sealing.key_id(key),),
     )
-    for batch, root, count, key_id, sealed in rows:
-        reason = ""
-        payloads: Sequence[bytes] = ()
+    for batch, root, count, key_id, sealed in closed:
+        reason, payloads = "", None
         try:
             payloads = manifest.unseal_directory(manifest.SealedDirectory(key_id, sealed), key, root, count)
         except (SealError, RecordError) as error:
             # the records stand without it: their proofs do not depend on the directory
             reason = f"directory: {error}"
         with file.write() as db:
-            db.execute("UPDATE batches SET directory = NULL, reason = ? WHERE id = ?", (reason, batch))
-            db.executemany(
-                "UPDATE records SET payload = ? WHERE batch = ? AND position = ?",
-                [(payload, batch, position) for position, payload in enumerate(payloads)],
-            )
+            still = "UPDATE batches SET directory = NULL, reason = ? WHERE id = ? AND directory = ?"
+            if db.execute(still, (reason, batch, sealed)).rowcount and payloads is not None:
+                db.execute("INSERT OR REPLACE INTO directories VALUES (?, ?)", (batch, b"".join(payloads)))
 
 
 def _problem(anchor: Anchor, state: str, reason: str) -> Problem:

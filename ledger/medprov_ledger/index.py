@@ -1,36 +1,65 @@
 """The local index: from a record key, an image hash or a perceptual hash to records, without asking anybody.
 
-Everything in it comes from the chain's anchors and their manifests; it may be deleted and is built again, which also
-happens by itself where its file is damaged. A manifest is taken as a whole or not at all
+Everything in it comes from the chain's events and the batches' manifests; it may be deleted and is built again, which
+also happens by itself where its file is damaged. A manifest is taken as a whole or not at all
 (:func:`medprov_ledger.manifest.verify`, and the owner a member at the anchor's block).
+
+No answer grows with what one member puts into the ledger: of each owner a look-up gives the earliest
+:data:`MOST_PER_OWNER` records, a search for a perceptual hash the :data:`MOST_NEAR_PER_OWNER` nearest, and leaves out
+the others.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _canonical, eip712, sealing
+from . import _canonical, eip712, merkle, sealing
+from . import _index_rows as rows
+from ._index_chain import AnchorSource
+from ._index_fetch import ManifestSource
 from ._index_file import DamagedError, IndexFile
-from ._index_sync import AnchorSource, Membership, Problem, Sources, SyncReport, sync
+from ._index_sync import Membership, Problem, Sources, SyncReport, sync, to_anchor
 from .errors import ChainError, LedgerError, RecordError
 from .record import Record
-from .registry import Anchor
-from .store import Store
+from .registry import Anchor, Registration
 
-__all__ = ["AnchorSource", "Entry", "Membership", "Problem", "RecordIndex", "SyncReport"]
+if TYPE_CHECKING:
+    from ._index_near import HashTable
 
-_SELECT = """
-SELECT r.record, r.signature, r.leaf, r.proof, r.payload, b.root, b.owner, b.block, b.time, b.count, b.cid, b.tx_hash
-FROM records r JOIN batches b ON b.id = r.batch
+__all__ = [
+    "MOST_NEAR_PER_OWNER",
+    "MOST_PER_OWNER",
+    "AnchorSource",
+    "Entry",
+    "ManifestSource",
+    "Membership",
+    "Problem",
+    "RecordIndex",
+    "SyncReport",
+]
+
+MOST_PER_OWNER = 64
+"""Records of one owner in an answer. A hospital has one or two of a key or a picture; a batch of copies has 131 072."""
+MOST_NEAR_PER_OWNER = 8
+"""Records of one owner among those of a near perceptual hash."""
+_ENTRY = f"""
+SELECT {", ".join("r." + name for name in rows.RECORD.split(", "))}, r.signature, r.place, r.batch, r.position,
+    o.address, b.root, b.block, b.time, b.count, b.cid, b.tx_hash,
+    (SELECT substr(payloads, {sealing.PAYLOAD_SIZE} * r.position + 1, {sealing.PAYLOAD_SIZE})
+     FROM directories d WHERE d.batch = r.batch)
+FROM records r JOIN batches b ON b.id = r.batch JOIN owners o ON o.id = r.owner
 """
-_ORDER = " ORDER BY b.block, b.root, b.owner, r.position"
-_LONGEST = 4096
-"""A record's JSON has a fifth of this."""
+_REGISTRATION = f"""
+SELECT {", ".join("r." + name for name in rows.RECORD.split(", "))}, o.address, r.block, r.time, r.tx_hash, r.id
+FROM registrations r JOIN owners o ON o.id = r.owner
+"""
 _Answer = TypeVar("_Answer")
+_Place = tuple[int, int]
+"""A record's batch and position in it, both along the chain."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +116,7 @@ class RecordIndex:
         # two syncs at once would fetch everything twice
         self._syncing = threading.RLock()
         self._sources: Sources | None = None
+        self._hashes: HashTable | None = None
         self._reported: dict[tuple[str, bytes], str] = {}
         self._trouble = ""
 
@@ -95,21 +125,23 @@ class RecordIndex:
         self._file.close()
 
     def sync(
-        self, registry: AnchorSource, federation: Membership, store: Store, directory_key: bytes | None = None
+        self, registry: AnchorSource, federation: Membership, store: ManifestSource, *directory_keys: bytes | None
     ) -> SyncReport:
         """Bring the index to the state of the chain.
 
-        Reads all anchors, drops the batches that a reorganisation took away, fetches the manifests of the new ones. A
-        manifest that does not come is tried again after a pause that grows, and a sync gives up on such ones after a
-        while; all that are missing are in the report.
+        Reads the chain on from the last block that is still the same, drops the batches that a reorganisation took
+        away, fetches the manifests of the new ones, several at a time. A manifest that does not come is tried again
+        after a pause that grows, and a sync gives up on such ones after a while; all that are missing are in the
+        report. What was read and taken stays, whenever the process ends.
 
         Parameters
         ----------
         registry : AnchorSource
         federation : Membership
-        store : Store
-        directory_key : bytes or None
-            32 bytes; opens the directories that were sealed with it.
+        store : ManifestSource
+            Asked from several threads.
+        directory_keys : bytes or None
+            32 bytes each; open the directories that were sealed with them. None stands for no key.
 
         Raises
         ------
@@ -117,7 +149,7 @@ class RecordIndex:
             The chain does not answer; batches taken before that stay, the next sync goes on from there.
         """
         with self._syncing:
-            sources = Sources(registry, federation, store, directory_key)
+            sources = Sources(registry, federation, store, tuple(key for key in directory_keys if key is not None))
             self._sources, self._trouble = sources, ""
             try:
                 report = sync(self._file, sources)
@@ -127,48 +159,99 @@ class RecordIndex:
             return report
 
     def by_key(self, record_key: bytes) -> list[Entry]:
-        """All records of a record key (32 bytes), earliest anchor first; two owners may claim one key."""
-        return self._entries("WHERE r.key = ?", (record_key,))
+        """Records of a record key (32 bytes), earliest anchor first; two owners may claim one key."""
+        return self._entries("key", record_key)
 
     def by_released_hash(self, released_hash: bytes) -> list[Entry]:
-        """All records of a released picture's content hash (32 bytes), earliest anchor first."""
-        return self._entries("WHERE r.released_hash = ?", (released_hash,))
+        """Records of a released picture's content hash (32 bytes), earliest anchor first."""
+        return self._entries("released_hash", released_hash)
 
     def by_leaf(self, leaf: bytes) -> list[Entry]:
         """The record with this id (32 bytes), once per batch that holds it, earliest anchor first."""
-        return self._entries("WHERE r.leaf = ?", (leaf,))
+        return self._entries("leaf", leaf)
+
+    def registered_by_key(self, record_key: bytes) -> list[Registration]:
+        """Records of a record key that were registered by themselves, earliest first."""
+        return self._registrations("key", record_key)
+
+    def registered_by_released_hash(self, released_hash: bytes) -> list[Registration]:
+        """Records of a released picture that were registered by themselves; the contract takes one."""
+        return self._registrations("released_hash", released_hash)
+
+    def registered_by_leaf(self, leaf: bytes) -> list[Registration]:
+        """The record with this id, if it was registered by itself."""
+        return self._registrations("leaf", leaf)
 
     def near(self, perceptual_hash: bytes, distance: int) -> list[Entry]:
         """Records whose payload's perceptual hash (8 bytes) differs in at most `distance` bits; nearest first.
 
-        Only batches whose directory was opened can be found.
+        Exact; of each owner the :data:`MOST_NEAR_PER_OWNER` nearest, of equally near ones the earliest. Only batches
+        whose directory was opened can be found. The first question reads all hashes into memory, 8 bytes per record.
         """
         if len(perceptual_hash) != 8:
             raise RecordError("perceptual hash: must be 8 bytes")
-        wanted = int.from_bytes(perceptual_hash, "big")
-        found: dict[bytes, int] = {}
-        for payload, leaf in self.payloads():
-            bits = (int.from_bytes(payload[:8], "big") ^ wanted).bit_count()
-            if bits <= distance:
-                found[leaf] = min(bits, found.get(leaf, bits))
-        return [entry for leaf, _ in sorted(found.items(), key=lambda item: item[1]) for entry in self.by_leaf(leaf)]
 
-    def payloads(self) -> list[tuple[bytes, bytes]]:
-        """Payload (12 bytes) and leaf of every record whose directory was opened; for list decoding."""
-        query = "SELECT payload, leaf FROM records WHERE payload IS NOT NULL ORDER BY leaf"
-        return self._ask(lambda: [self._payload(row) for row in self._file.read(query)])
+        def search() -> list[Entry]:
+            # numpy takes a while to import; a look-up of a key does not need it
+            from ._index_near import HashTable
+
+            self._hashes = self._hashes or HashTable()
+            found = self._hashes.near(self._file, perceptual_hash, distance, MOST_NEAR_PER_OWNER)
+            with self._file.snapshot():
+                where = "WHERE r.batch = ? AND r.position = ?"
+                # another process may have dropped a batch since the hashes were read
+                return [entry for one in found for _, entry in self._read(where, (one.batch, one.position))]
+
+        return self._whole(search)
+
+    def payloads(self) -> list[bytes]:
+        """All different payloads (12 bytes) of the directories that were opened, sorted; for list decoding."""
+        size = sealing.PAYLOAD_SIZE
+
+        def collect() -> list[bytes]:
+            found: set[bytes] = set()
+            for (row,) in self._file.read("SELECT payloads FROM directories"):
+                packed = rows.payloads(self.path, row)
+                found.update(packed[start : start + size] for start in range(0, len(packed), size))
+            return sorted(found)
+
+        return self._ask(collect)
 
     def problems(self) -> list[Problem]:
         """Anchored batches that were looked at and are not in the index, and why."""
-        query = "SELECT owner, root, cid, state, reason FROM batches WHERE state != 'good' ORDER BY block"
+        query = """
+        SELECT o.address, b.root, b.cid, b.state, b.reason FROM batches b JOIN owners o ON o.id = b.owner
+        WHERE b.state IN ('bad', 'missing') ORDER BY b.id
+        """
         return self._ask(lambda: [Problem(*row) for row in self._file.read(query)])
 
     def __len__(self) -> int:
-        return self._ask(lambda: int(self._file.read("SELECT count(*) FROM records")[0][0]))
+        query = "SELECT coalesce(sum(count), 0) FROM batches WHERE state = 'good'"
+        return self._ask(lambda: int(self._file.read(query)[0][0]))
 
-    def _entries(self, where: str, values: Iterable[bytes]) -> list[Entry]:
-        query = f"{_SELECT} {where} {_ORDER}"
-        found = self._ask(lambda: [self._entry(row) for row in self._file.read(query, tuple(values))])
+    def _entries(self, column: str, value: bytes) -> list[Entry]:
+        def search() -> list[tuple[_Place, Entry]]:
+            with self._file.snapshot():
+                where = f"WHERE r.{column} = ? AND r.owner = ? ORDER BY r.batch, r.position LIMIT {MOST_PER_OWNER}"
+                owners = rows.owners_of(self._file, "records", column, value)
+                return [found for owner in owners for found in self._read(where, (value, owner))]
+
+        return [entry for _, entry in sorted(self._whole(search), key=lambda pair: pair[0])]
+
+    def _registrations(self, column: str, value: bytes) -> list[Registration]:
+        query = f"{_REGISTRATION} WHERE r.{column} = ? AND r.owner = ? ORDER BY r.id LIMIT {MOST_PER_OWNER}"
+
+        def search() -> list[tuple[int, Registration]]:
+            with self._file.snapshot():
+                owners = rows.owners_of(self._file, "registrations", column, value)
+                lines = [line for owner in owners for line in self._file.read(query, (value, owner))]
+                return [self._registration(line) for line in lines]
+
+        return [one for _, one in sorted(self._whole(search), key=lambda pair: pair[0])]
+
+    def _whole(self, search: Callable[[], _Answer]) -> _Answer:
+        """The answer of a look-up, unless a part of the index could not be built again."""
+        found = self._ask(search)
         if self._trouble:
             raise ChainError(f"{self.path}: the index was damaged and is not whole again: {self._trouble}")
         return found
@@ -203,33 +286,29 @@ class RecordIndex:
             self._file.begin_anew(damage)
             return sync(self._file, sources)
 
-    def _entry(self, row: Sequence[Any]) -> Entry:
-        text, signature, leaf, proof, payload, root, owner, block, moment, count, cid, tx_hash = row
+    def _read(self, where: str, values: Sequence[Any]) -> list[tuple[_Place, Entry]]:
+        return [self._entry(line) for line in self._file.read(f"{_ENTRY} {where}", values)]
+
+    def _entry(self, line: Sequence[Any]) -> tuple[_Place, Entry]:
+        columns, line = line[: rows.WIDTH], line[rows.WIDTH :]
+        signature, place, batch, position, *anchored, payload = line
+        anchor = to_anchor(anchored)
+        leaf, record = rows.to_record(self.path, columns, anchor.owner)
+        if type(place) is not int or not 0 <= place < 2 * anchor.count - 1:
+            raise DamagedError(self.path, "a record's place cannot be read")
+        proof = self._file.pieces("trees", "nodes", batch, [32 * sibling for sibling in merkle.siblings(place)], 32)
         try:
-            record = Record.from_json(_canonical.loads(_canonical.text(text, _LONGEST, "record").encode(), "record"))
-            nodes = tuple(
-                _canonical.fixed(proof[start : start + 32], 32, "proof") for start in range(0, len(proof), 32)
-            )
+            signature = _canonical.fixed(signature, 65, "signature")
             if payload is not None:
                 _canonical.fixed(payload, sealing.PAYLOAD_SIZE, "payload")
-            return Entry(
-                record=record,
-                signature=_canonical.fixed(signature, 65, "signature"),
-                leaf=_canonical.fixed(leaf, 32, "leaf"),
-                proof=nodes,
-                root=_canonical.fixed(root, 32, "root"),
-                anchor=Anchor(root, owner, block, moment, count, cid, tx_hash),
-                payload=payload,
-            )
-        except (RecordError, TypeError):
-            raise DamagedError(self.path, "a record cannot be read") from None
-
-    def _payload(self, row: Sequence[Any]) -> tuple[bytes, bytes]:
-        try:
-            payload = _canonical.fixed(row[0], sealing.PAYLOAD_SIZE, "payload")
-            return payload, _canonical.fixed(row[1], 32, "leaf")
         except RecordError:
-            raise DamagedError(self.path, "a payload cannot be read") from None
+            raise DamagedError(self.path, "a record cannot be read") from None
+        return (batch, position), Entry(record, signature, leaf, tuple(proof), anchor.root, anchor, payload)
+
+    def _registration(self, line: Sequence[Any]) -> tuple[int, Registration]:
+        columns, (address, block, moment, tx_hash, number) = line[: rows.WIDTH], line[rows.WIDTH :]
+        leaf, record = rows.to_record(self.path, columns, address)
+        return number, Registration(leaf, record, block, moment, tx_hash)
 
 
 def _missing(report: SyncReport) -> dict[tuple[str, bytes], str]:

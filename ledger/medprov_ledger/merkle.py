@@ -9,8 +9,9 @@ Keccak-256 is the EVM's hash, not SHA3-256: the padding differs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from eth_utils.crypto import keccak
 
@@ -22,18 +23,28 @@ MAX_LEAVES = 1 << 20
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree's root and one proof per leaf.
+    """All nodes of a tree.
 
     Parameters
     ----------
-    root : bytes
-        32 bytes.
-    proofs : tuple of tuple of bytes
-        In the order of the leaves given; siblings from the leaf upwards, 32 bytes each.
+    nodes : tuple of bytes
+        32 bytes each; the root at 0, the children of node i at 2i + 1 and 2i + 2.
+    places : tuple of int
+        Where each leaf's bottom node is, in the order of the leaves given.
     """
 
-    root: bytes
-    proofs: tuple[tuple[bytes, ...], ...]
+    nodes: tuple[bytes, ...]
+    places: tuple[int, ...]
+
+    @property
+    def root(self) -> bytes:
+        """32 bytes."""
+        return self.nodes[0]
+
+    @cached_property
+    def proofs(self) -> tuple[tuple[bytes, ...], ...]:
+        """One per leaf, in the order of the leaves given; siblings from the leaf upwards, 32 bytes each."""
+        return tuple(tuple(self.nodes[sibling] for sibling in siblings(place)) for place in self.places)
 
 
 def keccak256(data: bytes) -> bytes:
@@ -59,16 +70,16 @@ def tree(leaves: Sequence[bytes]) -> Tree:
     ------
     RecordError
     """
-    nodes, positions = _nodes(leaves)
-    proofs = []
-    for position in positions:
-        proof = []
-        while position > 0:
-            # siblings are (1, 2), (3, 4), ...: an odd place has its sibling to the right
-            proof.append(nodes[position + 1 if position % 2 else position - 1])
-            position = (position - 1) // 2
-        proofs.append(tuple(proof))
-    return Tree(nodes[0], tuple(proofs))
+    nodes, places = _nodes(leaves)
+    return Tree(tuple(nodes), tuple(places))
+
+
+def siblings(place: int) -> Iterator[int]:
+    """Places of the nodes that prove the node at `place`, from there upwards."""
+    while place > 0:
+        # siblings are (1, 2), (3, 4), ...: an odd place has its sibling to the right
+        yield place + 1 if place % 2 else place - 1
+        place = (place - 1) // 2
 
 
 def root(leaves: Sequence[bytes]) -> bytes:
