@@ -38,8 +38,11 @@ contract ProvenanceRegistry is IProvenanceRegistry, Titles, EIP712 {
     /// @notice EIP-712 type of an owner's leave to register a record for it.
     bytes32 public constant REGISTRATION_TYPEHASH = keccak256("Registration(bytes32 recordId,uint256 deadline)");
 
+    // immutables are written like constants
+    // slither-disable-start naming-convention
     /// @inheritdoc IProvenanceRegistry
     IFederation public immutable FEDERATION;
+    // slither-disable-end naming-convention
 
     /// @dev By owner too: whoever sees a root before it is mined must not be able to take it from its owner.
     mapping(address owner => mapping(bytes32 root => Anchor)) private _anchors;
@@ -52,7 +55,7 @@ contract ProvenanceRegistry is IProvenanceRegistry, Titles, EIP712 {
     constructor(IFederation federation) EIP712("medprov", "1") {
         FEDERATION = federation;
         // fails here, and not at the first record, where there is no federation at this address
-        federation.federationId();
+        if (federation.federationId() == 0) revert ZeroHash();
     }
 
     /// @inheritdoc IProvenanceRegistry
@@ -162,7 +165,11 @@ contract ProvenanceRegistry is IProvenanceRegistry, Titles, EIP712 {
         private
         view
     {
+        // a validator can shift the time by seconds; deadlines are minutes or days away
+        // slither-disable-next-line timestamp
         if (block.timestamp > deadline) revert Expired(deadline);
+        // the third value only explains the failure
+        // slither-disable-next-line unused-return
         (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecover(_hashTypedDataV4(structHash), signature);
         if (failure != ECDSA.RecoverError.NoError || signer != owner) revert BadSignature(owner);
     }

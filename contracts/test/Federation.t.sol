@@ -145,4 +145,118 @@ contract FederationTest is Harness {
         agree(IFederation.Kind.Pause, address(0), "");
         check(federation.paused(), "and again");
     }
+
+    // Votes, rounds and models.
+
+    function testFuzz_strangersDecideNothing(address stranger) public {
+        VM.assume(stranger != A && stranger != B && stranger != C);
+        bytes memory refused = abi.encodeWithSelector(IFederation.NotMember.selector, stranger);
+        VM.prank(stranger);
+        VM.expectRevert(refused);
+        federation.vote(IFederation.Kind.Leave, A, "");
+        VM.prank(stranger);
+        VM.expectRevert(refused);
+        federation.setReaderKey(keccak256("key"));
+        VM.prank(stranger);
+        VM.expectRevert(refused);
+        federation.offerKey(NEXT);
+        VM.prank(stranger);
+        VM.expectRevert(refused);
+        federation.anchorRound(1, keccak256("m"), "bafk", keccak256("u"), keccak256("x"));
+        VM.prank(stranger);
+        VM.expectRevert(refused);
+        federation.releaseModel(keccak256("m"), "bafk");
+    }
+
+    function test_aMotionThatIsCarriedClosesTheOthers() public {
+        bytes memory data = abi.encode(uint256(1));
+        VM.prank(A);
+        federation.vote(IFederation.Kind.Threshold, address(0), data);
+        agree(IFederation.Kind.Suspend, C, "");
+        check(federation.votes(IFederation.Kind.Threshold, address(0), data) == 0, "its votes count no more");
+        VM.prank(B);
+        (, bool carried) = federation.vote(IFederation.Kind.Threshold, address(0), data);
+        check(!carried && federation.threshold() == 2, "and it must begin anew");
+    }
+
+    function testFuzz_theThresholdCanAlwaysBeReached(uint256 k) public {
+        if (k == 0 || k > 3) {
+            VM.prank(A);
+            VM.expectRevert(abi.encodeWithSelector(IFederation.BadThreshold.selector, k, 3));
+            federation.vote(IFederation.Kind.Threshold, address(0), abi.encode(k));
+            return;
+        }
+        agree(IFederation.Kind.Threshold, address(0), abi.encode(k));
+        check(federation.threshold() == k, "as decided");
+    }
+
+    function test_nobodyLeavesWhoIsNeeded() public {
+        agree(IFederation.Kind.Threshold, address(0), abi.encode(uint256(3)));
+        bytes memory refused = abi.encodeWithSelector(IFederation.BadThreshold.selector, 3, 2);
+        VM.prank(A);
+        VM.expectRevert(refused);
+        federation.vote(IFederation.Kind.Leave, C, "");
+        VM.prank(A);
+        VM.expectRevert(refused);
+        federation.vote(IFederation.Kind.Suspend, C, "");
+    }
+
+    function test_namesAndAccountsAreTakenOnce() public {
+        VM.prank(A);
+        VM.expectRevert(abi.encodeWithSelector(IFederation.NameTaken.selector, keccak256("b")));
+        federation.vote(IFederation.Kind.Join, NEXT, abi.encode(keccak256("b"), keccak256("key")));
+        VM.prank(A);
+        VM.expectRevert(abi.encodeWithSelector(IFederation.AlreadyMember.selector, B));
+        federation.vote(IFederation.Kind.Join, B, abi.encode(keccak256("new"), keccak256("key")));
+        VM.prank(A);
+        VM.expectRevert(abi.encodeWithSelector(IFederation.ZeroHash.selector));
+        federation.vote(IFederation.Kind.Join, NEXT, abi.encode(keccak256("new"), bytes32(0)));
+        agree(IFederation.Kind.Leave, B, "");
+        agreeAfter(IFederation.Kind.Join, NEXT, abi.encode(keccak256("b"), keccak256("key")));
+        check(federation.isMember(NEXT), "who has left gives its name back");
+    }
+
+    function agreeAfter(IFederation.Kind kind, address account, bytes memory data) private {
+        VM.prank(A);
+        federation.vote(kind, account, data);
+        VM.prank(C);
+        federation.vote(kind, account, data);
+    }
+
+    function test_thereIsNoHistoryOfTheFuture() public {
+        VM.expectRevert(abi.encodeWithSelector(IFederation.FutureBlock.selector, 11));
+        federation.isMemberAt(A, 11);
+    }
+
+    function testFuzz_roundsHaveNoGap(uint64 number) public {
+        VM.assume(number != 1);
+        VM.prank(A);
+        VM.expectRevert(abi.encodeWithSelector(IFederation.RoundNotNext.selector, number, 0));
+        federation.anchorRound(number, keccak256("m"), "bafk", keccak256("u"), keccak256("x"));
+        VM.prank(A);
+        federation.anchorRound(1, keccak256("m"), "bafk", keccak256("u"), keccak256("x"));
+        VM.prank(B);
+        VM.expectRevert(abi.encodeWithSelector(IFederation.RoundNotNext.selector, 1, 1));
+        federation.anchorRound(1, keccak256("other"), "bafk", keccak256("u"), keccak256("x"));
+        check(federation.round(1).modelHash == keccak256("m"), "the first stands");
+    }
+
+    function test_modelsAreReleasedTogetherAndOnce() public {
+        VM.prank(A);
+        federation.releaseModel(keccak256("m"), "bafk");
+        VM.prank(A);
+        VM.expectRevert(
+            abi.encodeWithSelector(
+                IFederation.AlreadyVoted.selector, keccak256(abi.encode("model", keccak256("m"), "bafk", 0)), A
+            )
+        );
+        federation.releaseModel(keccak256("m"), "bafk");
+        VM.prank(B);
+        check(!federation.releaseModel(keccak256("m"), "other"), "another CID is another motion");
+        VM.prank(C);
+        check(federation.releaseModel(keccak256("m"), "bafk"), "two release it");
+        VM.prank(B);
+        VM.expectRevert(abi.encodeWithSelector(IFederation.AlreadyReleased.selector, keccak256("m")));
+        federation.releaseModel(keccak256("m"), "bafk");
+    }
 }

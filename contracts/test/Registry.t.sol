@@ -2,6 +2,7 @@
 pragma solidity ^0.8.24;
 
 import {Harness} from "./Harness.sol";
+import {ProvenanceRegistry} from "../src/ProvenanceRegistry.sol";
 import {IFederation} from "../src/interfaces/IFederation.sol";
 import {IProvenanceRegistry} from "../src/interfaces/IProvenanceRegistry.sol";
 import {IRecord} from "../src/interfaces/IRecord.sol";
@@ -98,6 +99,18 @@ contract RegistryTest is Harness {
         registry.anchorBatchFor(B, root, count, "bafkreim", LATER, signature);
         VM.expectRevert(abi.encodeWithSelector(IProvenanceRegistry.BadSignature.selector, A));
         registry.anchorBatchFor(A, root, count, "bafkreim", LATER, signature);
+    }
+
+    function testFuzz_anOrderCoversEveryValue(bytes32 root, uint32 count, uint8 which) public {
+        VM.assume(root != 0 && count > 1);
+        bytes memory signature = leaveBatch(KEY_B, B, root, count, "bafkreim", LATER);
+        bytes32 otherRoot = which % 4 == 0 ? ~root : root;
+        uint32 otherCount = which % 4 == 1 ? count - 1 : count;
+        string memory otherCid = which % 4 == 2 ? "bafkreio" : "bafkreim";
+        uint256 otherDeadline = which % 4 == 3 ? LATER + 1 : LATER;
+        VM.assume(otherRoot != 0);
+        VM.expectRevert(abi.encodeWithSelector(IProvenanceRegistry.BadSignature.selector, B));
+        registry.anchorBatchFor(B, otherRoot, otherCount, otherCid, otherDeadline, signature);
     }
 
     // Ownership.
@@ -373,5 +386,99 @@ contract RegistryTest is Harness {
         agree(IFederation.Kind.Unpause, address(0), "");
         VM.prank(A);
         registry.revoke(claim, ITitles.Reason.Other, 0);
+    }
+
+    // What a record and an anchor must be.
+
+    function test_nobodyRegistersForAnotherByItself() public {
+        VM.prank(B);
+        VM.expectRevert(abi.encodeWithSelector(IProvenanceRegistry.NotOwner.selector, B, A));
+        registry.register(recordOf(A, 1));
+    }
+
+    function testFuzz_anotherMemberTakesNoReleasedImage(bytes32 key, uint64 time) public {
+        VM.assume(key != 0);
+        (ITitles.Claim memory claim, bytes32 id) = registered(A, 1);
+        IRecord.Record memory stolen = recordOf(B, 2);
+        (stolen.key, stolen.time, stolen.releasedHash) = (key, time, claim.record.releasedHash);
+        VM.prank(B);
+        VM.expectRevert(abi.encodeWithSelector(IProvenanceRegistry.AlreadyRegistered.selector, stolen.releasedHash, id));
+        registry.register(stolen);
+        check(registry.recordOf(stolen.releasedHash) == id, "it stays the first one's");
+    }
+
+    function test_eachMemberAnchorsARootForItself() public {
+        VM.prank(A);
+        registry.anchorBatch(keccak256("root"), 3, "bafkreim");
+        VM.prank(A);
+        VM.expectRevert(abi.encodeWithSelector(IProvenanceRegistry.RootAlreadyAnchored.selector, keccak256("root"), A));
+        registry.anchorBatch(keccak256("root"), 4, "bafkreiother");
+        VM.prank(B);
+        registry.anchorBatch(keccak256("root"), 5, "bafkreib");
+        (,, uint32 count,) = registry.anchor(A, keccak256("root"));
+        check(count == 3, "A's is as it was");
+    }
+
+    function test_emptyThingsAreRefused() public {
+        bytes memory zero = abi.encodeWithSelector(IProvenanceRegistry.ZeroHash.selector);
+        VM.prank(A);
+        VM.expectRevert(zero);
+        registry.anchorBatch(0, 1, "bafkreim");
+        VM.prank(A);
+        VM.expectRevert(abi.encodeWithSelector(IProvenanceRegistry.EmptyBatch.selector));
+        registry.anchorBatch(keccak256("root"), 0, "bafkreim");
+        VM.prank(A);
+        VM.expectRevert(abi.encodeWithSelector(IProvenanceRegistry.BadCid.selector, 0));
+        registry.anchorBatch(keccak256("root"), 1, "");
+        VM.prank(A);
+        VM.expectRevert(abi.encodeWithSelector(IProvenanceRegistry.BadCid.selector, 129));
+        registry.anchorBatch(keccak256("root"), 1, string(new bytes(129)));
+        IRecord.Record memory record = recordOf(A, 1);
+        record.releasedHash = 0;
+        VM.prank(A);
+        VM.expectRevert(zero);
+        registry.register(record);
+    }
+
+    function testFuzz_onlyAnchoredRootsProve(bytes32 value, bytes32 sibling) public {
+        bytes32[] memory proof = new bytes32[](1);
+        proof[0] = sibling;
+        bytes32 own = leaf(value);
+        bytes32 root = own < sibling ? keccak256(abi.encode(own, sibling)) : keccak256(abi.encode(sibling, own));
+        check(!registry.verify(A, root, value, proof), "not before it is anchored");
+        VM.prank(A);
+        registry.anchorBatch(root, 2, "bafkreim");
+        check(registry.verify(A, root, value, proof), "then it does");
+        check(!registry.verify(B, root, value, proof), "for its owner alone");
+    }
+
+    function testFuzz_anInnerNodeIsNoLeaf(bytes32 value, bytes32 sibling, bytes32 uncle) public {
+        bytes32 own = leaf(value);
+        bytes32 inner = own < sibling ? keccak256(abi.encode(own, sibling)) : keccak256(abi.encode(sibling, own));
+        bytes32 root = inner < uncle ? keccak256(abi.encode(inner, uncle)) : keccak256(abi.encode(uncle, inner));
+        VM.prank(A);
+        registry.anchorBatch(root, 3, "bafkreim");
+        bytes32[] memory rest = new bytes32[](1);
+        rest[0] = uncle;
+        check(!registry.verify(A, root, inner, rest), "an inner node");
+        check(!registry.verify(A, root, root, new bytes32[](0)), "the root itself");
+        bytes32[] memory way = new bytes32[](2);
+        (way[0], way[1]) = (sibling, uncle);
+        check(!registry.verify(A, root, own, way), "a leaf's hash");
+        check(!registry.verify(A, root, keccak256(abi.encode(value)), way), "nor its inner hash");
+        check(registry.verify(A, root, value, way), "the leaf");
+    }
+
+    function test_aRegistryNeedsAFederation() public {
+        Nothing nothing = new Nothing();
+        VM.expectRevert(abi.encodeWithSelector(IProvenanceRegistry.ZeroHash.selector));
+        new ProvenanceRegistry(IFederation(address(nothing)));
+    }
+}
+
+/// @dev Answers every question with zeros.
+contract Nothing {
+    fallback(bytes calldata) external returns (bytes memory) {
+        return new bytes(32);
     }
 }

@@ -48,8 +48,11 @@ interface IProvenanceRegistry is ITitles {
     /// @notice The signature is not the owner's, or not over these values.
     error BadSignature(address owner);
 
+    // named after the immutable that answers it
+    // slither-disable-start naming-convention
     /// @notice The federation whose members may write.
     function FEDERATION() external view returns (IFederation);
+    // slither-disable-end naming-convention
 
     /// @notice Anchor a batch. Members only; each member can anchor a root once, whoever else has anchored it.
     /// @param root Merkle root over the records' ids, as OpenZeppelin's standard-merkle-tree of ["bytes32"] makes it.
