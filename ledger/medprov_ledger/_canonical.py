@@ -121,9 +121,13 @@ def from_base64(value: Any, what: str) -> bytes:
     try:
         if not isinstance(value, str):
             raise ValueError
-        return base64.b64decode(value.encode("ascii"), validate=True)
+        data = base64.b64decode(value.encode("ascii"), validate=True)
+        # the spare bits of the last digit must be zero, otherwise four spellings would give the same bytes
+        if to_base64(data) != value:
+            raise ValueError
     except (ValueError, binascii.Error):
         raise RecordError(f"{what}: is not base64") from None
+    return data
 
 
 def to_base64(data: bytes) -> str:

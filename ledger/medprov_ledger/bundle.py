@@ -1,12 +1,16 @@
 """The private bundle: what only named readers open, under a key of its own that can be destroyed.
 
 The sealed bundle lies in IPFS and cannot be called back. Its key exists only wrapped, in the hospital's state folder:
-remove the wraps (:meth:`WrapFolder.erase`) and the bundle is noise.
+remove the wraps (:meth:`WrapFolder.erase`) and the bundle is noise. A reader outside the hospital is handed a
+:class:`ReaderWrap`; what a reader has once opened no later step takes back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +22,13 @@ from .errors import RecordError, SealError
 
 VERSION = 1
 MAX_SIZE = 1 << 26
+MAX_SEALED = MAX_SIZE + 64
+"""Largest sealed bundle, bytes; no reader needs to fetch more."""
 _MAGIC = b"MPBU"
 _FIELDS = ("salt", "metadata", "notes")
+_WRAP_KIND = "medprov wrap"
+_WRAP_FIELDS = ("kind", "version", "bundle", "record_key", "reader", "key")
+_SUFFIX = ".json"
 
 
 @dataclass(frozen=True)
@@ -111,12 +120,71 @@ class Wraps:
         ------
         RecordError
         """
-        values = _canonical.fields(_canonical.loads(data, "wraps"), ("version", "record_key", "keys"), "wraps")
-        _canonical.version(values["version"], VERSION, "wraps")
+        found = _canonical.loads(data, "wraps")
+        if isinstance(found, dict):
+            # the version first: a newer file would otherwise be refused for its unknown fields
+            _canonical.version(found.get("version"), VERSION, "wraps")
+        values = _canonical.fields(found, ("version", "record_key", "keys"), "wraps")
         if not isinstance(values["keys"], dict):
             raise RecordError("wraps: keys must be a JSON object")
-        keys = {name: _canonical.from_base64(wrapped, f"wraps: {name}") for name, wrapped in values["keys"].items()}
+        keys = {
+            sealing.check_fingerprint(name, "wraps"): _wrapped(wrapped, "wraps")
+            for name, wrapped in values["keys"].items()
+        }
         return cls(_canonical.from_hex(values["record_key"], "wraps: record_key", 32), keys)
+
+
+@dataclass(frozen=True)
+class ReaderWrap:
+    """A bundle's key for one reader, as it is handed over: a file that is of no use to anybody else.
+
+    Parameters
+    ----------
+    bundle_cid : str
+    record_key : bytes
+        32 bytes.
+    reader : str
+        Fingerprint of the reader's public key.
+    key : bytes
+        80 bytes (HPKE).
+    """
+
+    bundle_cid: str
+    record_key: bytes
+    reader: str
+    key: bytes = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        values = {
+            "kind": _WRAP_KIND,
+            "version": VERSION,
+            "bundle": self.bundle_cid,
+            "record_key": _canonical.to_hex(self.record_key),
+            "reader": self.reader,
+            "key": _canonical.to_base64(self.key),
+        }
+        return _canonical.dumps(values, "wrap")
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ReaderWrap:
+        """Decode.
+
+        Raises
+        ------
+        RecordError
+        """
+        values = _canonical.loads(data, "wrap")
+        if not isinstance(values, dict) or values.get("kind") != _WRAP_KIND:
+            raise RecordError("wrap: is not a wrapped key that was handed over")
+        _canonical.version(values.get("version"), VERSION, "wrap")
+        _canonical.fields(values, _WRAP_FIELDS, "wrap")
+        return cls(
+            str(cid.parse(values["bundle"])),
+            _canonical.from_hex(values["record_key"], "wrap: record_key", 32),
+            sealing.check_fingerprint(values["reader"], "wrap"),
+            _wrapped(values["key"], "wrap"),
+        )
 
 
 def seal(
@@ -172,11 +240,23 @@ def open(sealed: bytes, wraps: Wraps, reader: EccKey) -> Bundle:
     RecordError
         Opened, but malformed.
     """
-    name = sealing.fingerprint(reader.public_key().export_key(format="raw"))
-    if name not in wraps.keys:
-        raise SealError(f"bundle: reader {name} is not named; ask the hospital to wrap the key for this reader")
-    key = sealing.unwrap(wraps.keys[name], reader, wrap_info(wraps.record_key))
+    key = _unwrapped(wraps.record_key, wraps.keys, reader)
     return Bundle.from_bytes(sealing.open(key, sealed, sealing.aad("bundle", wraps.record_key)))
+
+
+def open_handed(sealed: bytes, wrap: ReaderWrap, reader: EccKey) -> Bundle:
+    """Decrypt a bundle with a wrap that its hospital handed over.
+
+    Raises
+    ------
+    SealError
+        The wrap is another reader's or of another bundle, or something was changed.
+    RecordError
+        Opened, but malformed.
+    """
+    if cid.of(sealed) != wrap.bundle_cid:
+        raise SealError(f"bundle: these bytes are not {wrap.bundle_cid}, which the wrapped key is for; fetch that one")
+    return open(sealed, Wraps(wrap.record_key, {wrap.reader: wrap.key}), reader)
 
 
 def add_reader(wraps: Wraps, reader: EccKey, new_reader: bytes) -> Wraps:
@@ -187,12 +267,30 @@ def add_reader(wraps: Wraps, reader: EccKey, new_reader: bytes) -> Wraps:
     SealError
         `reader` is not named, or the new key is unusable.
     """
-    info = wrap_info(wraps.record_key)
-    name = sealing.fingerprint(reader.public_key().export_key(format="raw"))
-    if name not in wraps.keys:
-        raise SealError(f"bundle: reader {name} is not named and cannot add another")
-    key = sealing.unwrap(wraps.keys[name], reader, info)
-    return Wraps(wraps.record_key, {**wraps.keys, sealing.fingerprint(new_reader): sealing.wrap(key, new_reader, info)})
+    key = _unwrapped(wraps.record_key, wraps.keys, reader)
+    wrapped = sealing.wrap(key, new_reader, wrap_info(wraps.record_key))
+    return Wraps(wraps.record_key, {**wraps.keys, sealing.fingerprint(new_reader): wrapped})
+
+
+def remove_reader(wraps: Wraps, reader: str) -> Wraps:
+    """Wraps without one reader. A wrap that was handed over, or a key that was unwrapped, opens the bundle as before.
+
+    Parameters
+    ----------
+    wraps : Wraps
+    reader : str
+        Fingerprint.
+
+    Raises
+    ------
+    SealError
+        Not named, or the last one.
+    """
+    if reader not in wraps.keys:
+        raise SealError(f"bundle: reader {reader} is not named; named are {', '.join(sorted(wraps.keys)) or 'none'}")
+    if len(wraps.keys) == 1:
+        raise SealError(f"bundle: {reader} is its only reader; shred the bundle instead")
+    return Wraps(wraps.record_key, {name: key for name, key in wraps.keys.items() if name != reader})
 
 
 def wrap_info(record_key: bytes) -> bytes:
@@ -202,6 +300,10 @@ def wrap_info(record_key: bytes) -> bytes:
 
 class WrapFolder:
     """The wraps of a hospital's bundles, one file per bundle, in the hospital's state folder; never in IPFS.
+
+    What is replaced or erased is overwritten with zeros before its name goes. A disk or file system that writes to
+    another place each time (flash, journals of data, snapshots) may keep the former bytes all the same, and so may a
+    backup of the folder.
 
     Parameters
     ----------
@@ -213,10 +315,18 @@ class WrapFolder:
         self.path = path
 
     def save(self, bundle_cid: str, wraps: Wraps) -> None:
-        """Store wraps durably; on return they are on the disk."""
+        """Store wraps durably; on return they are on the disk and the former ones overwritten."""
+        file = self._file(bundle_cid)
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _files.write(self._file(bundle_cid), wraps.to_bytes(), mode=0o600)
+            former = os.open(file, os.O_RDWR) if file.exists() else None
+            try:
+                _files.write(file, wraps.to_bytes(), mode=0o600)
+                if former is not None:
+                    _overwrite(former)
+            finally:
+                if former is not None:
+                    os.close(former)
         except OSError as error:
             raise SealError(f"{self.path}: cannot store wrapped keys ({error.strerror})") from None
 
@@ -232,17 +342,74 @@ class WrapFolder:
         """
         file = self._file(bundle_cid)
         try:
-            return Wraps.from_bytes(file.read_bytes())
+            data = file.read_bytes()
         except FileNotFoundError:
             raise SealError(f"{file}: no wrapped key; the bundle is another hospital's or was erased") from None
         except OSError as error:
             raise SealError(f"{file}: cannot be read ({error.strerror})") from None
+        if not data.strip(b"\0"):
+            raise SealError(f"{file}: overwritten by an erasure that was cut short; erase it again to end it")
+        try:
+            return Wraps.from_bytes(data)
+        except RecordError as error:
+            raise RecordError(f"{file}: {error}") from None
+
+    def bundles(self) -> Iterator[str]:
+        """CIDs of all bundles that have wraps here, in ascending order.
+
+        Raises
+        ------
+        SealError
+        """
+        try:
+            names = sorted(os.listdir(self.path)) if self.path.is_dir() else []
+        except OSError as error:
+            raise SealError(f"{self.path}: cannot be read ({error.strerror})") from None
+        yield from (name.removesuffix(_SUFFIX) for name in names if name[:1] != "." and name.endswith(_SUFFIX))
+
+    def of_record(self, record_key: bytes) -> list[str]:
+        """CIDs of the bundles of a record key (32 bytes); reads every file here."""
+        return [name for name in self.bundles() if self.load(name).record_key == record_key]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one process at a time load, change and save.
+
+        Raises
+        ------
+        SealError
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise SealError(f"{self.path}: cannot be used ({error.strerror})") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def erase(self, bundle_cid: str) -> None:
-        """Destroy a bundle's wraps; from then on nobody can open it who has not kept the key. Twice is once."""
+        """Destroy a bundle's wraps; from then on nobody can open it who has not kept the key. Twice is once.
+
+        Also what a crash has left of a half-written file goes.
+
+        Raises
+        ------
+        SealError
+        """
         file = self._file(bundle_cid)
         try:
-            file.unlink(missing_ok=True)
+            for one in (file, *self.path.glob(f".{file.name}.*")):
+                # not a new file in its place: that would leave the old blocks as they are
+                if one.exists():
+                    descriptor = os.open(one, os.O_RDWR)
+                    try:
+                        _overwrite(descriptor)
+                    finally:
+                        os.close(descriptor)
+                one.unlink(missing_ok=True)
             if self.path.is_dir():
                 _files.sync_folder(self.path)
         except OSError as error:
@@ -250,4 +417,21 @@ class WrapFolder:
 
     def _file(self, bundle_cid: str) -> Path:
         # parsing keeps a hostile name such as "../x" out of the path
-        return self.path / f"{cid.parse(bundle_cid)}.json"
+        return self.path / f"{cid.parse(bundle_cid)}{_SUFFIX}"
+
+
+def _overwrite(descriptor: int) -> None:
+    size = os.fstat(descriptor).st_size
+    os.pwrite(descriptor, bytes(size), 0)
+    os.fsync(descriptor)
+
+
+def _unwrapped(record_key: bytes, keys: Mapping[str, bytes], reader: EccKey) -> bytes:
+    name = sealing.fingerprint(reader.public_key().export_key(format="raw"))
+    if name not in keys:
+        raise SealError(f"bundle: reader {name} is not named; ask the hospital to wrap the key for this reader")
+    return sealing.unwrap(keys[name], reader, wrap_info(record_key))
+
+
+def _wrapped(value: Any, what: str) -> bytes:
+    return _canonical.fixed(_canonical.from_base64(value, f"{what}: key"), sealing.WRAP_SIZE, f"{what}: key")

@@ -6,7 +6,7 @@ also shows that none is missing. :attr:`Manifest.tree` has each record's proof.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -226,11 +226,26 @@ def verify(manifest: Manifest, anchor: Anchor, domain: eip712.Domain) -> None:
         raise RecordError(f"{what}: its records do not give the anchored root {_canonical.to_hex(anchor.root)}")
 
 
-def open_directory(manifest: Manifest, directory_key: bytes) -> tuple[bytes, ...] | None:
-    """The batch's payloads; see :func:`unseal_directory`. None where there is no directory or it has another key."""
-    if manifest.directory is None or manifest.directory.key_id != sealing.key_id(directory_key):
+def open_directory(manifest: Manifest, *directory_keys: bytes) -> tuple[bytes, ...] | None:
+    """The batch's payloads; see :func:`unseal_directory`. None where there is no directory or it has another key.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    directory_keys : bytes
+        32 bytes each, one per epoch of the federation; the directory names the one it was sealed with.
+    """
+    if manifest.directory is None:
         return None
-    return unseal_directory(manifest.directory, directory_key, manifest.root, len(manifest.records))
+    key = directory_key_of(manifest.directory.key_id, directory_keys)
+    if key is None:
+        return None
+    return unseal_directory(manifest.directory, key, manifest.root, len(manifest.records))
+
+
+def directory_key_of(key_id: bytes, directory_keys: Iterable[bytes]) -> bytes | None:
+    """The key among `directory_keys` that `key_id` (8 bytes) names; None where there is none."""
+    return next((key for key in directory_keys if sealing.key_id(key) == key_id), None)
 
 
 def unseal_directory(directory: SealedDirectory, key: bytes, root: bytes, count: int) -> tuple[bytes, ...]:

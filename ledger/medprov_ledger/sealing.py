@@ -7,8 +7,10 @@ DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 from Crypto.Cipher import AES
 from Crypto.Hash import SHA256
@@ -31,6 +33,7 @@ _MAGIC = b"MPSE"
 _VERSION = 1
 _HEADER = len(_MAGIC) + 2
 _TAG = 16
+_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -234,3 +237,15 @@ def unwrap(wrapped: bytes, reader: EccKey, info: bytes) -> bytes:
 def fingerprint(public_key: bytes) -> str:
     """Names a reader's public key: the first 16 bytes of its SHA-256, hexadecimal."""
     return hashlib.sha256(public_key).hexdigest()[:32]
+
+
+def check_fingerprint(value: Any, what: str) -> str:
+    """`value` as a fingerprint.
+
+    Raises
+    ------
+    RecordError
+    """
+    if not isinstance(value, str) or not _FINGERPRINT.fullmatch(value):
+        raise RecordError(f"{what}: a reader must be 32 lower-case hexadecimal digits")
+    return value

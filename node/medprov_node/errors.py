@@ -27,3 +27,23 @@ class NotAllowedError(NodeError):
 
 class StateError(NodeError):
     """The hospital's state folder cannot be used."""
+
+
+class KeyFileError(NodeError):
+    """A reader's key cannot be read or stored."""
+
+
+class RotationError(NodeError):
+    """A hospital's key cannot be rotated now, or not by itself to the end."""
+
+
+class UnknownBundleError(NodeError):
+    """What was named leads to no bundle of this hospital."""
+
+
+class ConfigFileError(NodeError):
+    """The configuration file must be changed by hand."""
+
+
+class DirectoryKeyError(NodeError):
+    """A directory key that was sent cannot be taken."""

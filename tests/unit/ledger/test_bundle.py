@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medprov_ledger import bundle, cid, sealing
-from medprov_ledger.bundle import Bundle, WrapFolder, Wraps
+from medprov_ledger.bundle import Bundle, ReaderWrap, WrapFolder, Wraps
 from medprov_ledger.errors import RecordError, SealError
 
 RECORD_KEY = b"\1" * 32
@@ -133,14 +135,16 @@ def test_a_bundle_without_reader_is_refused() -> None:
 
 def test_only_a_reader_adds_a_reader() -> None:
     sealed, wraps = bundle.seal(SAMPLE, RECORD_KEY, [public(DOCTOR)])
-    with pytest.raises(SealError, match="cannot add"):
+    with pytest.raises(SealError, match="is not named"):
         bundle.add_reader(wraps, STRANGER, public(STRANGER))
     more = bundle.add_reader(wraps, DOCTOR, public(AUDITOR))
     assert bundle.open(sealed, more, AUDITOR) == bundle.open(sealed, more, DOCTOR) == SAMPLE
 
 
 @settings(max_examples=20)
-@given(st.dictionaries(st.text(max_size=32), st.binary(max_size=80), max_size=3))
+@given(
+    st.dictionaries(st.binary(min_size=16, max_size=16).map(bytes.hex), st.binary(min_size=80, max_size=80), max_size=3)
+)
 def test_wraps_round_trip(keys: dict[str, bytes]) -> None:
     wraps = Wraps(RECORD_KEY, keys)
     assert Wraps.from_bytes(wraps.to_bytes()) == wraps
@@ -201,3 +205,110 @@ def test_folder_reports_damage_and_unwritable_places(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SealError, match="cannot store"):
         WrapFolder(tmp_path / "file" / "wraps").save(name, wraps)
+
+
+HANDED = ReaderWrap(cid.of(b"sealed"), RECORD_KEY, "ab" * 16, b"\7" * 80)
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=16, max_size=16), st.binary(min_size=80, max_size=80))
+def test_wrap_that_is_handed_over_round_trip(record_key: bytes, reader: bytes, key: bytes) -> None:
+    made = ReaderWrap(cid.of(key), record_key, reader.hex(), key)
+    assert ReaderWrap.from_bytes(made.to_bytes()) == made
+    assert ReaderWrap.from_bytes(made.to_bytes()).to_bytes() == made.to_bytes()
+
+
+@given(st.data())
+def test_a_damaged_wrap_never_passes_for_the_same(data: st.DataObject) -> None:
+    whole = HANDED.to_bytes()
+    with pytest.raises(RecordError):
+        ReaderWrap.from_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    spoiled = bytearray(whole)
+    spoiled[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(RecordError):
+        found = ReaderWrap.from_bytes(bytes(spoiled))
+        assert found != HANDED and found.to_bytes() == bytes(spoiled)
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({"kind": "medprov manifest"}, "is not a wrapped key"),
+        ({"version": 2}, "wrap: version 2 is unknown"),
+        ({"version": 2, "news": 1}, "wrap: version 2 is unknown"),
+        ({"version": True}, "version True is unknown"),
+        ({"news": 1}, "unknown: 'news'"),
+        ({"bundle": "Qm"}, "not a CID"),
+        ({"bundle": 7}, "not a CID"),
+        ({"reader": "AB" * 16}, "32 lower-case hexadecimal digits"),
+        ({"reader": None}, "32 lower-case hexadecimal digits"),
+        ({"key": "AAAA"}, "must be 80 bytes"),
+        ({"key": "?"}, "is not base64"),
+        ({"record_key": "0x01"}, "must be 32 bytes"),
+    ],
+)
+def test_hostile_wraps_are_refused(changes: dict[str, object], why: str) -> None:
+    values = json.loads(HANDED.to_bytes()) | changes
+    with pytest.raises(RecordError, match=why):
+        ReaderWrap.from_bytes(json.dumps(values, sort_keys=True, separators=(",", ":")).encode())
+
+
+def test_base64_has_one_spelling() -> None:
+    whole = HANDED.to_bytes()
+    # 80 bytes end in a digit with two spare bits
+    place = whole.index(b'="')
+    other = whole[: place - 1] + bytes([whole[place - 1] + 1]) + whole[place:]
+    with pytest.raises(RecordError, match="is not base64"):
+        ReaderWrap.from_bytes(other)
+
+
+def test_a_reader_is_removed_by_name() -> None:
+    sealed, wraps = bundle.seal(SAMPLE, RECORD_KEY, [public(DOCTOR), public(AUDITOR)])
+    name = sealing.fingerprint(public(AUDITOR))
+    left = bundle.remove_reader(wraps, name)
+    assert name not in left.keys and bundle.open(sealed, left, DOCTOR) == SAMPLE
+    with pytest.raises(SealError, match="is not named; named are"):
+        bundle.remove_reader(left, name)
+    with pytest.raises(SealError, match="only reader"):
+        bundle.remove_reader(left, sealing.fingerprint(public(DOCTOR)))
+
+
+def test_folder_lists_and_finds(tmp_path: Path) -> None:
+    folder = WrapFolder(tmp_path / "wraps")
+    assert list(folder.bundles()) == [] and folder.of_record(RECORD_KEY) == []
+    names = []
+    for number in range(3):
+        sealed, wraps = bundle.seal(SAMPLE, bytes([number % 2]) * 32, [public(DOCTOR)])
+        names.append(cid.of(sealed))
+        folder.save(names[-1], wraps)
+    (folder.path / f".{names[0]}.json.1.tmp").write_bytes(b"left by a crash")
+    assert list(folder.bundles()) == sorted(names)
+    assert folder.of_record(bytes(32)) == sorted([names[0], names[2]]) and folder.of_record(b"\1" * 32) == [names[1]]
+    folder.erase(names[0])
+    assert sorted(folder.path.iterdir()) == sorted(folder.path / f"{name}.json" for name in names[1:])
+
+
+def test_one_process_at_a_time_changes_wraps(tmp_path: Path) -> None:
+    folder = WrapFolder(tmp_path / "wraps")
+    order = []
+
+    def other() -> None:
+        with folder.locked():
+            order.append("second")
+
+    with folder.locked():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_an_erasure_that_was_cut_short_is_said(tmp_path: Path) -> None:
+    sealed, wraps = bundle.seal(SAMPLE, RECORD_KEY, [public(DOCTOR)])
+    folder = WrapFolder(tmp_path)
+    folder.save(cid.of(sealed), wraps)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(SealError, match="cut short; erase it again"):
+        folder.load(cid.of(sealed))

@@ -1,9 +1,11 @@
-"""The test vectors in docs/formats.md, recomputed."""
+"""The test vectors of docs/formats.md, recomputed; a version that nobody knows is refused by name in every format."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import re
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,27 @@ import pytest
 from Crypto.PublicKey import ECC
 from eth_account import Account
 
-from medprov_ledger import bundle, cid, eip712, evidence, manifest, merkle, sealing
-from medprov_ledger.bundle import Bundle, Wraps
+from medprov_ledger import (
+    bundle,
+    checkpoint,
+    cid,
+    directory_key,
+    eip712,
+    evidence,
+    manifest,
+    merkle,
+    proof_file,
+    sealing,
+)
+from medprov_ledger.bundle import Bundle, ReaderWrap, Wraps
+from medprov_ledger.directory_key import DirectoryKey
+from medprov_ledger.errors import LedgerError
 from medprov_ledger.evidence import Evidence
 from medprov_ledger.manifest import SignedRecord
 from medprov_ledger.record import Record
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "formats.md"
+VECTORS = Path(__file__).parents[2] / "vectors"
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ class Mark:
 
 
 class Vectors:
-    """The JSON block of the document; `v.name` gives bytes, `v["name"]` the value as it stands."""
+    """The file of vectors; `v.name` gives bytes, `v["name"]` the value as it stands."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
@@ -46,8 +62,7 @@ class Vectors:
 
 @pytest.fixture(scope="module")
 def v() -> Vectors:
-    (block,) = re.findall(r"```json\n(.*?)\n```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    return Vectors(json.loads(block))
+    return Vectors(json.loads((VECTORS / "formats.json").read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +73,18 @@ def keys(v: Vectors) -> sealing.PayloadKeys:
 @pytest.fixture(scope="module")
 def domain(v: Vectors) -> eip712.Domain:
     return eip712.domain(v["chain_id"], v["registry"])
+
+
+def test_the_script_makes_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("make_vectors", VECTORS / "make.py")
+    assert spec is not None and spec.loader is not None
+    make = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, make)
+    spec.loader.exec_module(make)
+    text = (VECTORS / "formats.json").read_text(encoding="utf-8")
+    assert json.dumps(make.vectors(), indent=1) + "\n" == text, (
+        "run python tests/vectors/make.py, and say why it changed"
+    )
 
 
 def test_keys(v: Vectors, keys: sealing.PayloadKeys) -> None:
@@ -95,6 +122,22 @@ def test_bundle(v: Vectors) -> None:
     assert sealing.unwrap(v.wrapped_bundle_key, reader, bundle.wrap_info(v.record_key)) == v.bundle_key
     wraps = Wraps(v.record_key, {v["reader_fingerprint"]: v.wrapped_bundle_key})
     assert bundle.open(v.sealed_bundle, wraps, reader) == made
+    assert Wraps.from_bytes(v["wraps"].encode()) == wraps and wraps.to_bytes().decode() == v["wraps"]
+    handed = ReaderWrap.from_bytes(v["wrap"].encode())
+    assert handed == ReaderWrap(v["bundle_cid"], v.record_key, v["reader_fingerprint"], v.wrapped_bundle_key)
+    assert handed.to_bytes().decode() == v["wrap"] and bundle.open_handed(v.sealed_bundle, handed, reader) == made
+
+
+def test_the_wrap_is_rfc_9180_to_another_implementation(v: Vectors) -> None:
+    hpke = pytest.importorskip("cryptography.hazmat.primitives.hpke")
+    x25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.x25519")
+    suite = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
+    reader = x25519.X25519PrivateKey.from_private_bytes(v.reader_private)
+    assert reader.public_key().public_bytes_raw() == v.reader_public
+    ephemeral = x25519.X25519PrivateKey.from_private_bytes(v.ephemeral_private)
+    assert ephemeral.public_key().public_bytes_raw() == v.wrapped_bundle_key[:32]
+    info = b"medprov 1 bundle key" + v.record_key
+    assert suite.decrypt(v.wrapped_bundle_key, reader, info=info) == v.bundle_key
 
 
 def test_record(v: Vectors, domain: eip712.Domain) -> None:
@@ -130,8 +173,80 @@ def test_manifest(v: Vectors, domain: eip712.Domain) -> None:
     assert sealing.open(v.directory_key, made.directory.sealed, aad) == v.directory
 
 
+def test_a_directory_key_of_another_epoch(v: Vectors) -> None:
+    assert sealing.key_id(v.former_directory_key) == v.former_directory_key_id != v.directory_key_id
+    found = manifest.parse(v["manifest"].encode())
+    assert manifest.open_directory(found, v.former_directory_key) is None
+    assert manifest.open_directory(found, v.former_directory_key, v.directory_key) is not None
+
+
+def test_a_directory_key_on_its_way(v: Vectors, domain: eip712.Domain) -> None:
+    found = DirectoryKey.from_bytes(v["directory_key_file"].encode())
+    assert found.to_bytes().decode() == v["directory_key_file"]
+    reader = ECC.construct(curve="Curve25519", seed=v.reader_private)  # type: ignore[arg-type]
+    assert directory_key.open(found, reader) == v.directory_key
+    assert found.signer(domain) == Account.from_key(v.signing_key).address
+
+
+def test_a_tree_of_five(v: Vectors) -> None:
+    leaves = [bytes.fromhex(leaf[2:]) for leaf in v["tree_leaves"]]
+    proofs = [[bytes.fromhex(node[2:]) for node in proof] for proof in v["tree_proofs"]]
+    # two equal levels and one node that stands alone: nothing is doubled, nothing is padded
+    hashed = sorted(merkle.keccak256(merkle.keccak256(leaf)) for leaf in leaves)
+
+    def pair(a: bytes, b: bytes) -> bytes:
+        return merkle.keccak256(min(a, b) + max(a, b))
+
+    nodes = [b""] * 4 + hashed[::-1]
+    for place in (3, 2, 1, 0):
+        nodes[place] = pair(nodes[2 * place + 1], nodes[2 * place + 2])
+    assert nodes[0] == v.tree_root == merkle.root(leaves)
+    for leaf, proof in zip(leaves, proofs, strict=True):
+        assert merkle.verify(v.tree_root, leaf, proof)
+        assert not merkle.verify(v.tree_root, proof[0], proof)
+
+
+def test_proof_file_and_checkpoint(v: Vectors) -> None:
+    proof = proof_file.parse(v["proof_file"].encode())
+    assert proof.record == Record.from_json(v["record"]) and proof.to_bytes().decode() == v["proof_file"]
+    known = checkpoint.parse(v["checkpoint"].encode())
+    assert known.to_bytes().decode() == v["checkpoint"] and known.signers() == {proof.record.owner}
+
+
+READERS: dict[str, Callable[[Vectors, Any], object]] = {
+    "sealed object": lambda v, data: sealing.open(v.evidence_key, data, sealing.aad("evidence", v.record_key)),
+    "evidence": lambda _, data: Evidence.from_bytes(data),
+    "bundle": lambda _, data: Bundle.from_bytes(data),
+    "wraps": lambda _, text: Wraps.from_bytes(text.encode()),
+    "wrap": lambda _, text: ReaderWrap.from_bytes(text.encode()),
+    "record": lambda _, text: Record.from_json(json.loads(text)),
+    "manifest": lambda _, text: manifest.parse(text.encode()),
+    "directory": lambda v, data: manifest.unseal_directory(
+        manifest.SealedDirectory(v.directory_key_id, data), v.directory_key, v.root, 2
+    ),
+    "proof": lambda _, text: proof_file.parse(text.encode()),
+    "checkpoint": lambda _, text: checkpoint.parse(text.encode()),
+    "directory key": lambda _, text: DirectoryKey.from_bytes(text.encode()),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_an_unknown_version_is_refused_by_name(v: Vectors, name: str) -> None:
+    given = v["unknown_versions"][name]
+    data = bytes.fromhex(given[2:]) if given.startswith("0x") else given
+    with pytest.raises(LedgerError, match=f"{name}: version 9 is unknown, this release reads version 1; update"):
+        READERS[name](v, data)
+
+
+def test_every_format_with_a_version_has_its_refusal(v: Vectors) -> None:
+    assert set(v["unknown_versions"]) == set(READERS)
+
+
 def test_the_document_names_what_the_code_does() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
+    assert directory_key.TYPE in text and checkpoint.TYPE in text
     assert eip712.RECORD_TYPE in text and eip712.IMAGE_MARK_TYPE in text
+    for name in READERS:
+        assert name in text.lower()
     for figure in (cid.CHUNK, cid.WIDTH, manifest.MAX_RECORDS):
         assert str(figure) in text

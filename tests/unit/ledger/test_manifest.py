@@ -269,6 +269,15 @@ def test_members_read_the_directory() -> None:
     assert manifest.open_directory(batch(directory=False), DIRECTORY_KEY) is None
 
 
+def test_members_read_directories_of_several_epochs() -> None:
+    later = b"\x34" * 32
+    made = manifest.build([signed(0)], DOMAIN, [payload(0)], later, NONCE)
+    for one, count in ((BATCH, 3), (made, 1)):
+        assert manifest.open_directory(one, later, DIRECTORY_KEY) == tuple(payload(i) for i in range(count))
+    assert manifest.open_directory(BATCH, later) is None and manifest.open_directory(made) is None
+    assert manifest.directory_key_of(sealing.key_id(later), [DIRECTORY_KEY, later]) == later
+
+
 def test_who_is_no_member_cannot_read_the_directory() -> None:
     assert not any(payload(i) in DATA or payload(i).hex().encode() in DATA for i in range(3))
     directory = BATCH.directory
