@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 from benchmarks.attacks import jpeg
-from medprov_sdk.verifier import HOPELESS
 from medprov_watermark import carriers as cr
 from medprov_watermark import coupling, tuning
 from medprov_watermark.coupling import Frozen
@@ -157,9 +156,8 @@ def reading(software: Software, picture: Picture, owner: Payload, known: Sequenc
     -------
     dict
         pilots : their score; present : whether they count as a mark; payload : "owner", "known" (of `known`, but not
-        the owner's), "other" or None, read blindly; verifier : the same with list decoding, which a verifier asks
-        where the pilots are there or nearly so; codeword : the same by list decoding alone, whatever the pilots say;
-        bits : share of the owner's code bits with the right sign.
+        the owner's), "other" or None, read blindly; listed : the same by list decoding, which a verifier with the
+        directory does whatever the pilots say; bits : share of the owner's code bits with the right sign.
     """
 
     def who(payload: Payload | None) -> str | None:
@@ -169,14 +167,11 @@ def reading(software: Software, picture: Picture, owner: Payload, known: Sequenc
 
     found, answers = software.marker.extract(picture, search=False), software.answers(picture)
     soft = answers[: cr.CODE]
-    codeword = named(soft, known)
-    listed = codeword if found.present or found.false_alarm <= HOPELESS else None
     return {
         "pilots": float(pilot_score(answers[None], software.carriers)[0]),
         "present": found.present,
         "payload": who(found.payload),
-        "verifier": who(found.payload if found.payload in known else listed or found.payload),
-        "codeword": who(codeword),
+        "listed": who(found.payload if found.payload in known else named(soft, known)),
         "bits": float(np.mean((soft > 0) == (encode(owner) > 0))),
         "integrity": found.integrity.state,
     }

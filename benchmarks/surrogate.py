@@ -330,10 +330,9 @@ def _read(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {
         "present": _percent(rows, "present", True),
         "payload": _percent(rows, "payload", "owner"),
-        "verifier": _percent(rows, "verifier", "owner"),
-        "codeword": _percent(rows, "codeword", "owner"),
+        "listed": _percent(rows, "listed", "owner"),
         "known_not_owner": _percent(rows, "payload", "known"),
-        "codeword_known": _percent(rows, "codeword", "known"),
+        "listed_known": _percent(rows, "listed", "known"),
         "other_payload": _percent(rows, "payload", "other"),
         "bits": 100 * _mean(rows, "bits"),
         "pilots": _mean(rows, "pilots"),
@@ -388,7 +387,7 @@ def summary(data: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-_COLUMNS = ("present", "payload", "verifier", "codeword", "bits", "pilots", "psnr_paid", "ssim_paid", "psnr_cover")
+_COLUMNS = ("present", "payload", "listed", "bits", "pilots", "psnr_paid", "ssim_paid", "psnr_cover")
 
 
 def _line(label: str, figures: dict[str, Any]) -> str:
@@ -421,7 +420,7 @@ def show(data: dict[str, Any]) -> None:
         )
     for f in total["surrogate"]:
         label = f"{f['aim']} {f['kind']} {f['pairs']} pairs x{f['strength']:g}"
-        strange = f"   payloads of others {f['known_not_owner']:.0f} (listed {f['codeword_known']:.0f}), "
+        strange = f"   payloads of others {f['known_not_owner']:.0f} (listed {f['listed_known']:.0f}), "
         strange += f"of nobody {f['other_payload']:.0f}"
         print(_line(label, f) + strange)
     f = total["copied"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,12 @@ from medprov_watermark import features, registration
 from medprov_watermark.geometry import Geometry, Warp
 from medprov_watermark.pixels import Samples
 
-if TYPE_CHECKING:
-    from medprov_ledger.store import Store
+
+class Source(Protocol):
+    """What is needed of a store: :class:`medprov_ledger.store.Store` is one."""
+
+    def get(self, name: str) -> bytes:
+        """Exactly the bytes that a CID names."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Compared:
         return shares[0] if shares else 1.0
 
 
-def fetch(record: Record, keys: PayloadKeys, store: Store) -> Opened:
+def fetch(record: Record, keys: PayloadKeys, store: Source) -> Opened:
     """Fetch and open a record's evidence.
 
     Parameters
@@ -65,7 +69,7 @@ def fetch(record: Record, keys: PayloadKeys, store: Store) -> Opened:
     record : Record
     keys : PayloadKeys
         Of the payload in the picture.
-    store : Store
+    store : Source
     """
     try:
         sealed = store.get(record.evidence_cid)

@@ -9,11 +9,11 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from medprov_ledger import eip712
 from medprov_ledger.config import Config
@@ -26,7 +26,11 @@ from medprov_ledger.errors import (
     WrongChainError,
 )
 from medprov_ledger.record import Record
-from medprov_sdk.verification import Check, Claim
+from medprov_sdk.links import Links, connect
+from medprov_sdk.standing import still_standing
+from medprov_sdk.verdict import Ledger, Verdict
+from medprov_sdk.verification import Check, Claim, Offline
+from medprov_sdk.view import Found, Saying
 
 if TYPE_CHECKING:
     from medprov_ledger.index import Entry, RecordIndex
@@ -40,45 +44,6 @@ MOST_PROVED = 8
 _One = TypeVar("_One")
 
 
-class Registry(Protocol):
-    """What is needed of :class:`medprov_ledger.registry.Registry`."""
-
-    def anchor(self, owner: str, root: bytes) -> Anchor | None:
-        """A member's confirmed anchor of a root."""
-
-    def anchors(self, from_block: int = 0) -> list[Anchor]:
-        """All confirmed anchors."""
-
-    def registrations(self, from_block: int = 0) -> list[Registration]:
-        """All confirmed records that were registered by themselves."""
-
-    def verify(self, owner: str, root: bytes, leaf: bytes, proof: list[bytes]) -> bool:
-        """Whether the contract accepts the proof against that member's anchor."""
-
-
-class Federation(Protocol):
-    """What is needed of :class:`medprov_ledger.federation.Federation`."""
-
-    def is_member(self, address: str, block: int | None = None) -> bool:
-        """Whether `address` is an active member, now or at the end of `block`."""
-
-
-class Titles(Protocol):
-    """What is needed of :class:`medprov_ledger.titles.Titles`."""
-
-    def title(self, record_id: bytes, owner: str) -> Title:
-        """What has become of a record."""
-
-
-@dataclass(frozen=True)
-class Links:
-    """The connections to one federation's contracts."""
-
-    registry: Registry
-    federation: Federation
-    titles: Titles
-
-
 @dataclass(frozen=True)
 class _Asked:
     """Questions to the chain within one look-up; the same one is asked once."""
@@ -86,38 +51,19 @@ class _Asked:
     anchor: Callable[[str, bytes], Anchor | None]
     verify: Callable[[str, bytes, bytes, list[bytes]], bool]
     is_member: Callable[[str, int], bool]
+    current_of: Callable[[str], str]
+    registrations: Callable[[int], list[Registration]]
 
-
-@dataclass(frozen=True)
-class Found:
-    """One record that the chain proves.
-
-    Parameters
-    ----------
-    record : Record
-    claim : Claim
-    """
-
-    record: Record
-    claim: Claim
-
-
-def connect(config: Config) -> Links:
-    """Connect to the configured chain.
-
-    Raises
-    ------
-    ChainError
-        See :class:`medprov_ledger.chain.Chain`.
-    """
-    # web3 takes most of a second to import; a picture without any mark does not need it
-    from medprov_ledger.chain import Chain
-    from medprov_ledger.federation import Federation as ChainFederation
-    from medprov_ledger.registry import Registry as ChainRegistry
-    from medprov_ledger.titles import Titles as ChainTitles
-
-    chain = Chain.connect(config)
-    return Links(ChainRegistry(chain), ChainFederation(chain), ChainTitles(chain))
+    @classmethod
+    def of(cls, links: Links) -> _Asked:
+        """With the chain's answers."""
+        return cls(
+            cache(links.registry.anchor),
+            links.registry.verify,
+            cache(links.federation.is_member),
+            cache(links.federation.current_of),
+            cache(lambda block: links.registry.registrations(block, block)),
+        )
 
 
 def cache_file(config: Config) -> Path:
@@ -149,6 +95,7 @@ class LedgerView:
     ) -> None:
         self.config = config
         self.domain = eip712.domain(config.chain_id, config.registry_address)
+        self.federation_id = config.federation_id
         self._cache, self._connect = cache, connect
         self._links: Links | None = None
         self._index: RecordIndex | None = None
@@ -184,10 +131,8 @@ class LedgerView:
         """
         self.chain_trouble, self.store_trouble = "", ""
         try:
-            if self._links is None:
-                self._links = self._connect(self.config)
-            key = self.config.directory_key
-            report = self._records().sync(self._links.registry, self._links.federation, self.store, key)
+            links, keys = self.links(), self.config.directory_keys
+            report = self._records().sync(links.registry, links.federation, self.store, *keys)
             missing = [problem.reason for problem in report.problems if problem.state == "missing"]
             self.store_trouble = missing[0] if missing else ""
         except (WrongChainError, ContractAbsentError):
@@ -208,21 +153,20 @@ class LedgerView:
         if links is None:
             return []
         try:
-            entries = self._records().by_released_hash(released_hash)
+            index = self._records()
+            entries = index.by_released_hash(released_hash)
+            single = index.registered_by_released_hash(released_hash)
             if record_key is not None:
-                entries += self._records().by_key(record_key)
-            single = [
-                (one.record, one)
-                for one in self._registrations(links)
-                if one.record.released_hash == released_hash or one.record.key == record_key
-            ]
+                entries += index.by_key(record_key)
+                single += index.registered_by_key(record_key)
             batched: dict[bytes, tuple[Record, Entry]] = {}
             for entry in entries:
                 batched.setdefault(entry.leaf, (entry.record, entry))
-            asked = _Asked(cache(links.registry.anchor), links.registry.verify, cache(links.federation.is_member))
+            asked = _Asked.of(links)
             found = {one.leaf: self._prove(one, asked) for one in self._bounded(batched.values(), released_hash)}
-            for registration in self._bounded(single, released_hash):
-                found[registration.record_id] = found.get(registration.record_id) or self._registered(registration)
+            registered = {one.record_id: (one.record, one) for one in single}
+            for one in self._bounded(registered.values(), released_hash):
+                found[one.record_id] = found.get(one.record_id) or self._registered(one, asked)
         except ChainError as error:
             self._links, self.chain_trouble = None, str(error)
             return []
@@ -239,17 +183,59 @@ class LedgerView:
                 self.left_out += 1
         return kept
 
+    def by_id(self, record_id: bytes) -> Found | None:
+        """The record with this id (32 bytes), if the chain proves it; that of its earliest anchor.
+
+        Raises
+        ------
+        ChainError
+            The chain does not answer.
+        """
+        links = self.links()
+        asked = _Asked.of(links)
+        proved = [self._prove(entry, asked) for entry in self._records().by_leaf(record_id)]
+        proved += [self._registered(one, asked) for one in self._records().registered_by_leaf(record_id)]
+        return min((one for one in proved if one is not None), key=lambda one: one.claim.block, default=None)
+
+    def links(self) -> Links:
+        """The connections, made where there are none.
+
+        Raises
+        ------
+        ChainError
+        """
+        if self._links is None:
+            self._links = self._connect(self.config)
+        return self._links
+
+    def standing(self, found: Sequence[Found], released_hash: bytes, check: Saying) -> tuple[list[Found], Found | None]:
+        """What has become of records; see :func:`medprov_sdk.standing.still_standing`."""
+        return still_standing(self, found, released_hash, check)
+
+    def absence(self, read: bool) -> tuple[Ledger, Check]:
+        """What it means that nothing was found; `read` tells whether there was a payload to look for."""
+        if self.chain_trouble:
+            return Ledger.CHAIN_AWAY, Check("chain asked", None, self.chain_trouble)
+        if self.store_trouble:
+            return Ledger.STORE_AWAY, Check("manifests fetched", None, self.store_trouble)
+        detail = "no confirmed record of this payload or picture"
+        return Ledger.NONE, Check("record found", False if read else None, detail)
+
+    def describe(self, found: Found) -> Check:
+        """The check that a proved record stands for."""
+        claim = found.claim
+        where = f"block {claim.block}, transaction {claim.transaction or 'unknown'}"
+        how = "in a batch whose root the contract holds" if claim.manifest else "registered by itself"
+        there = f"{how} ({where}, chain {self.domain.chain_id}), owner a member at that block"
+        return Check("record anchored", True, there)
+
+    def conclude(self, found: Found | None, if_anchored: Verdict) -> Offline | None:
+        """Nothing: what the chain proves rests on nobody's word."""
+        return None
+
     def payloads(self) -> list[bytes]:
         """Payloads (12 bytes each) of all records whose directory may be read here, for list decoding."""
-        return sorted({payload for payload, _ in self._records().payloads()})
-
-    def _registrations(self, links: Links) -> list[Registration]:
-        try:
-            return links.registry.registrations()
-        except RecordError as error:
-            # one member's malformed registration must not stop the verification of everybody's pictures
-            self.store_trouble = str(error)
-            return []
+        return self._records().payloads()
 
     def remembered(self, record_key: bytes | None, released_hash: bytes) -> list[Record]:
         """Records that an earlier run took into the index; the chain is not asked."""
@@ -269,6 +255,16 @@ class LedgerView:
         except ChainError as error:
             self._links, self.chain_trouble = None, str(error)
             return None
+
+    def current_of(self, address: str) -> str:
+        """Present account of the member that `address` is or was; `address` itself where the chain does not answer."""
+        if self._links is None:
+            return address
+        try:
+            return self._links.federation.current_of(address)
+        except ChainError as error:
+            self._links, self.chain_trouble = None, str(error)
+            return address
 
     def title(self, found: Found) -> Title | None:
         """What has become of a record since it was anchored; None where the chain does not answer."""
@@ -329,12 +325,15 @@ class LedgerView:
             time=anchor.time,
             manifest=anchor.cid,
         )
-        return Found(record, claim)
+        return Found(record, claim, asked.current_of(record.owner), source=entry)
 
-    def _registered(self, one: Registration) -> Found | None:
-        """A record that a member registered by itself: the contract has checked owner and membership."""
+    def _registered(self, one: Registration, asked: _Asked) -> Found | None:
+        """A record that a member registered by itself: the contract has checked owner and membership.
+
+        The index file is not trusted: the chain must have this very registration in this block.
+        """
         record = one.record
-        if record.leaf(self.domain) != one.record_id:
+        if record.leaf(self.domain) != one.record_id or one not in asked.registrations(one.block):
             return None
         claim = Claim(
             owner=record.owner,
@@ -346,12 +345,4 @@ class LedgerView:
             time=one.time,
             manifest="",
         )
-        return Found(record, claim)
-
-
-def describe(found: Found, domain: eip712.Domain) -> Check:
-    """The check that a proved record stands for."""
-    claim = found.claim
-    where = f"block {claim.block}, transaction {claim.transaction or 'unknown'}"
-    how = "in a batch whose root the contract holds" if claim.manifest else "registered by itself"
-    return Check("record anchored", True, f"{how} ({where}, chain {domain.chain_id}), owner a member at that block")
+        return Found(record, claim, asked.current_of(record.owner), source=one)

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medprov_sdk.verdict import Verdict
-from medprov_sdk.verification import Check, Claim, Verification, moment
+from medprov_sdk.verdict import Basis, Verdict
+from medprov_sdk.verification import Check, Claim, Offline, Verification, moment
+from medprov_watermark.payload import CODE_BITS
 from medprov_watermark.pixels import Samples
 
 SHOWN = 512
@@ -64,6 +65,7 @@ $pictures
 <table>$facts</table>
 <h2>Records</h2>
 $claims
+$basis
 <h2>Checks</h2>
 <table><tr><th>check</th><th>passed</th><th>detail</th></tr>$checks</table>
 <h2>Proved without chain and store</h2>
@@ -110,6 +112,7 @@ def page(result: Verification, image: Samples | None = None) -> str:
         pictures=_pictures(result, image) if image is not None else "",
         facts=_rows(_facts(result)),
         claims="".join(_claim(claim) for claim in result.claims) or "<p>None.</p>",
+        basis=_basis(result.basis, result.offline) if result.offline is not None else "",
         checks="".join(_check(check) for check in result.checks),
         offline=_list(result.proved_offline),
         like="as strong as here" if result.verdict is not Verdict.UNKNOWN else "just strong enough to count",
@@ -123,7 +126,7 @@ def _facts(result: Verification) -> list[tuple[str, str]]:
     facts = [
         ("Content hash (SHA3-256)", result.content_hash),
         ("Samples", f"{result.channels} channel(s), {result.bits} bits"),
-        ("Ownership mark", f"score {result.presence:.1f}, {result.corrected_bits} of 128 bits corrected"),
+        ("Ownership mark", f"score {result.presence:.1f}, {result.corrected_bits} of {CODE_BITS} bits corrected"),
         ("Payload", result.payload or "not read"),
         ("Orientation", result.geometry),
         ("Integrity mark", result.seal),
@@ -152,6 +155,22 @@ def _claim(claim: Claim) -> str:
         *((str(name), str(value)) for name, value in claim.record.items()),
     ]
     return f"<table>{_rows(rows)}</table><br>"
+
+
+def _basis(basis: Basis | None, offline: Offline) -> str:
+    """What stands in place of the chain; a court must see it beside the verdict."""
+    lines = [f"Rests on: {offline.pinned}."]
+    if basis is Basis.FILE:
+        would = offline.if_anchored.value.replace("_", " ")
+        lines.append(f"If the chain holds this anchor, the verdict is: {would}.")
+    stated = ", ".join(f"{name} {_shown(value)}" for name, value in offline.stated.items())
+    lines.append(f"By the word of the proof file alone: {stated}.")
+    lines += [f"Not known: {line}." for line in offline.not_known]
+    return "<h2>Without the chain</h2>\n" + _list(tuple(lines))
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _rows(rows: list[tuple[str, str]]) -> str:

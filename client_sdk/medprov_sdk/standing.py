@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-from medprov_sdk.ledger_view import Found, LedgerView
 
 if TYPE_CHECKING:
     from medprov_ledger.titles import Title
-
-Check = Callable[[str, bool | None, str], None]
-"""Name, whether it passed (None: neither way), detail."""
+    from medprov_sdk.ledger_view import LedgerView
+    from medprov_sdk.view import Found, Saying
 
 
 def still_standing(
-    ledger: LedgerView, found: Sequence[Found], released_hash: bytes, check: Check
+    ledger: LedgerView, found: Sequence[Found], released_hash: bytes, check: Saying
 ) -> tuple[list[Found], Found | None]:
     """Ask the chain what has become of records.
 

@@ -14,7 +14,6 @@ class Verdict(Enum):
     """What a verification says about the pixels; the header is compared apart (:mod:`medprov_sdk.metadata`)."""
 
     REVOKED = "revoked"
-    """Reserved: the contracts of this release cannot revoke a record."""
     CONFLICTING_CLAIMS = "conflicting_claims"
     AUTHENTIC = "authentic"
     TAMPERED = "tampered"
@@ -75,6 +74,8 @@ class Reason(Enum):
     STORE_UNREACHABLE = "store_unreachable"
     EVIDENCE_UNREACHABLE = "evidence_unreachable"
     EVIDENCE_UNREADABLE = "evidence_unreadable"
+    ANCHOR_AS_STATED = "anchor_as_stated"
+    PROOF_OF_ANOTHER = "proof_of_another"
     MARK_UNREADABLE = "mark_unreadable"
     NOTHING_FOUND = "nothing_found"
 
@@ -107,6 +108,9 @@ _REASONS = {
     Reason.STORE_UNREACHABLE: "the chain was asked, but not all records could be fetched from the store",
     Reason.EVIDENCE_UNREACHABLE: "the record is anchored, but its evidence could not be fetched from the store",
     Reason.EVIDENCE_UNREADABLE: "the record is anchored, but its evidence cannot be opened",
+    Reason.ANCHOR_AS_STATED: "everything but the anchor was checked; that the record is anchored is the proof file's "
+    "own word, and nothing that this verifier trusts confirms it",
+    Reason.PROOF_OF_ANOTHER: "a mark was read, but the proof file is about another picture",
     Reason.MARK_UNREADABLE: "a mark is there, but too weak to read whose it is",
     Reason.NOTHING_FOUND: "neither mark nor record was found",
 }
@@ -130,6 +134,18 @@ def sentence(verdict: Verdict, reason: Reason) -> str:
         What :func:`decide` gave beside it.
     """
     return _SENTENCES_BY_REASON.get(reason, _SENTENCES[verdict])
+
+
+class Basis(Enum):
+    """What says that the record is anchored."""
+
+    CHAIN = "chain"
+    CHECKPOINT = "checkpoint"
+    """A checkpoint that enough of the members whom the verifier knows have signed."""
+    NAMED = "named_anchor"
+    """Who asks has looked the anchor up and names it."""
+    FILE = "proof_file"
+    """The proof file alone, which anybody could have written."""
 
 
 class Seal(Enum):
@@ -171,6 +187,8 @@ class Ledger(Enum):
     REVOKED = "revoked"
     CHAIN_AWAY = "chain_away"
     STORE_AWAY = "store_away"
+    ANOTHER = "another"
+    """The proof file is about another picture."""
 
 
 class Blocks(Enum):
@@ -208,6 +226,8 @@ class Findings:
         The picture's content hash (in the orientation in which the seal was found) is the record's released hash.
     blocks : Blocks
     content : Content
+    basis : Basis
+        What says that the record is anchored, where there is one.
     """
 
     seal: Seal = Seal.ABSENT
@@ -217,6 +237,7 @@ class Findings:
     same_pixels: bool = False
     blocks: Blocks = Blocks.NOT_COMPARED
     content: Content = Content.NOT_COMPARED
+    basis: Basis = Basis.CHAIN
 
 
 def decide(found: Findings) -> tuple[Verdict, Reason]:
@@ -224,7 +245,19 @@ def decide(found: Findings) -> tuple[Verdict, Reason]:
 
     An intact seal whose signature is a stranger's never gives ``authentic_derived``: somebody who is not a member
     has sealed these very pixels, and the verdict must not lend them a member's name.
+
+    What rests on a proof file's own word is never more than ``unverifiable``, and neither is it ``tampered``: whoever
+    can read a picture's mark could write a file that accuses it. The verdict that would follow from a true file is that
+    of the same findings on another basis.
     """
+    verdict, reason = _as_anchored(found)
+    if found.basis is Basis.FILE and found.ledger in _FOUND and verdict is not Verdict.UNVERIFIABLE:
+        return Verdict.UNVERIFIABLE, Reason.ANCHOR_AS_STATED
+    return verdict, reason
+
+
+def _as_anchored(found: Findings) -> tuple[Verdict, Reason]:
+    """The rules where the records that were found are anchored."""
     sealed = found.seal in (Seal.INTACT, Seal.TURNED)
     if not sealed and found.mark is Mark.ABSENT and found.ledger not in _FOUND:
         return Verdict.UNKNOWN, Reason.NOTHING_FOUND
@@ -279,6 +312,8 @@ def _unconfirmed(found: Findings, sealed: bool) -> Reason:
         return Reason.MARK_UNREADABLE
     if sealed and found.signer is Signer.FOREIGN:
         return Reason.FOREIGN_SIGNATURE
+    if found.ledger is Ledger.ANOTHER:
+        return Reason.PROOF_OF_ANOTHER
     if found.ledger is Ledger.CHAIN_AWAY:
         return Reason.CHAIN_UNREACHABLE
     if found.ledger is Ledger.STORE_AWAY:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any
 
 from medprov_sdk.metadata import Metadata
-from medprov_sdk.verdict import Reason, Verdict, sentence
+from medprov_sdk.verdict import Basis, Reason, Verdict, sentence
 
 FORMAT = 1
 """Version of the JSON form."""
@@ -106,6 +107,28 @@ class FalseAlarm:
 
 
 @dataclass(frozen=True)
+class Offline:
+    """What a verification with a proof file, and without the chain, rests on.
+
+    Parameters
+    ----------
+    pinned : str
+        What this verifier trusts that confirms the anchor, or that nothing does; one sentence.
+    if_anchored : Verdict
+        The verdict if the chain holds the anchor that the file states.
+    stated : dict
+        What is the file's word alone.
+    not_known : tuple of str
+        What nobody can know without the chain.
+    """
+
+    pinned: str
+    if_anchored: Verdict
+    stated: dict[str, Any]
+    not_known: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Verification:
     """The verdict and all that led to it.
 
@@ -124,7 +147,7 @@ class Verification:
     payload : str or None
         24 hexadecimal digits: perceptual hash and serial.
     corrected_bits : int
-        Codeword bits, of 128, that were wrong.
+        Codeword bits that were wrong.
     presence : float
         Score of the pilots in standard deviations.
     geometry : str
@@ -146,6 +169,10 @@ class Verification:
     false_alarm : FalseAlarm
     milliseconds : dict of str to float
         Time per stage.
+    basis : Basis or None
+        What says that the record is anchored; None where there is no record.
+    offline : Offline or None
+        Only with a proof file in place of the chain.
     """
 
     verdict: Verdict
@@ -171,6 +198,8 @@ class Verification:
     heat: tuple[Heat, ...]
     false_alarm: FalseAlarm
     milliseconds: dict[str, float] = field(default_factory=dict)
+    basis: Basis | None = None
+    offline: Offline | None = None
 
     @property
     def sentence(self) -> str:
@@ -231,7 +260,9 @@ class Verification:
 
 def _plain(value: Any) -> Any:
     """JSON types for dataclasses and tuples of this module."""
-    if isinstance(value, (Check, Claim, Heat, FalseAlarm)):
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, (Check, Claim, Heat, FalseAlarm, Offline)):
         return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]

@@ -94,7 +94,7 @@ def test_forged_pictures_never_have_the_owners_payload(data: dict[str, Any]) -> 
     forged = [row for row in data["surrogate"] if row["aim"] == "forge"]
     # A mean of few residuals still holds the codewords of its pairs, but not that of the picture it is put on.
     assert forged and all(row["payload"] != "owner" for row in forged)
-    assert all(row["codeword"] in (None, "known") for row in forged)
+    assert all(row["listed"] in (None, "known") for row in forged)
 
 
 def test_training_lowers_the_loss(pairs: surrogate.Pairs) -> None:
@@ -131,8 +131,8 @@ def test_a_codeword_without_pilots_is_named_by_the_directory(public: Software, v
     victim = victims[0]
     removed = insiders.removals(public)["pilots alone"](victim.marked, victim.payload)
     found = insiders.reading(public, removed, victim.payload, [v.payload for v in victims])
-    assert not found["present"] and found["payload"] is None and found["verifier"] is None
-    assert found["codeword"] == "owner"
+    assert not found["present"] and found["payload"] is None
+    assert found["listed"] == "owner"
 
 
 def test_a_copied_residual_carries_the_payload_to_another_picture(public: Software, victims: list[Victim]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from numpy.typing import NDArray
+from PIL import Image
 
 from medprov_ledger import eip712, evidence, manifest, sealing
 from medprov_ledger.config import Config, HospitalConfig, StoreConfig
@@ -21,13 +24,15 @@ from medprov_ledger.registry import Anchor, Registration
 from medprov_ledger.store import BlockStore
 from medprov_ledger.titles import Reason as Revocation
 from medprov_ledger.titles import Title
-from medprov_sdk.ledger_view import LedgerView, Links
+from medprov_sdk.ledger_view import LedgerView
+from medprov_sdk.links import Block, Links
 from medprov_sdk.verifier import Verifier
 from medprov_watermark import features
-from medprov_watermark.geometry import Geometry
+from medprov_watermark.detection import Detection
+from medprov_watermark.geometry import ALL, Geometry
 from medprov_watermark.hashing import content_hash
 from medprov_watermark.image_mark import ImageMark
-from medprov_watermark.payload import Payload, commitment
+from medprov_watermark.payload import CODE_BITS, Payload, commitment
 from medprov_watermark.watermarker import Extraction, Integrity
 
 REGISTRY = "0x" + "11" * 20
@@ -48,6 +53,12 @@ def phantom(seed: int = 1, height: int = 192, width: int = 224) -> NDArray[np.ui
     return np.clip(30 + 190 * total + rng.normal(0, 2, total.shape), 0, 255).round().astype(np.uint8)
 
 
+def jpeg(image: Any, quality: int = 60) -> Any:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(io.BytesIO(buffer.getvalue())))
+
+
 @dataclass
 class Contracts:
     """Stands for both contracts."""
@@ -58,6 +69,8 @@ class Contracts:
     away: bool = False
     forged: bool = False
     """Makes the contract refuse every proof."""
+    following: dict[str, str] = field(default_factory=dict)
+    """With which account members go on, by their former ones."""
     titles: dict[bytes, Title] = field(default_factory=dict)
     """What has become of records, by their ids; the others are as they were anchored."""
 
@@ -65,13 +78,37 @@ class Contracts:
         if self.away:
             raise ChainError("http://127.0.0.1:8545: no chain answers there")
 
-    def anchors(self, from_block: int = 0) -> list[Anchor]:
+    def anchors(self, from_block: int = 0, to_block: int | None = None) -> list[Anchor]:
         self._ask()
-        return list(self.anchored)
+        return [one for one in self.anchored if from_block <= one.block and (to_block is None or one.block <= to_block)]
 
-    def registrations(self, from_block: int = 0) -> list[Registration]:
+    def registrations(self, from_block: int = 0, to_block: int | None = None) -> list[Registration]:
         self._ask()
-        return list(self.registered)
+        last = to_block if to_block is not None else self.confirmed_head()
+        return [one for one in self.registered if from_block <= one.block <= last]
+
+    def confirmed_head(self) -> int:
+        self._ask()
+        return max([50, *(one.block for one in (*self.anchored, *self.registered))])
+
+    def block_hash(self, block: int) -> bytes | None:
+        """Covers all that stands up to this block, as a chain's does."""
+        self._ask()
+        standing = [one for one in (*self.anchored, *self.registered) if one.block <= block]
+        return hashlib.sha256(repr((block, standing)).encode()).digest()
+
+    def block(self, number: int | None = None) -> Block:
+        self._ask()
+        wanted = 50 if number is None else number
+        return Block(wanted, bytes([wanted]) * 32, 1_700_000_000 + wanted)
+
+    def members_at(self, number: int) -> tuple[str, ...]:
+        self._ask()
+        return tuple(sorted(self.members))
+
+    def revoked(self, last: int) -> tuple[bytes, ...]:
+        self._ask()
+        return tuple(sorted(one for one, title in self.titles.items() if title.revoked is not None))
 
     def anchor(self, owner: str, root: bytes) -> Anchor | None:
         self._ask()
@@ -85,6 +122,12 @@ class Contracts:
         self._ask()
         return address in self.members
 
+    def current_of(self, address: str) -> str:
+        self._ask()
+        while address in self.following:
+            address = self.following[address]
+        return address
+
     def title(self, record_id: bytes, owner: str) -> Title:
         self._ask()
         return self.titles.get(record_id, Title(owner, None, None, Revocation.NONE, None))
@@ -97,17 +140,23 @@ class Reader:
     said: dict[bytes, Extraction] = field(default_factory=dict)
     searched: int = 0
     """Pictures that were searched at all angles and for windows."""
+    ways: dict[Geometry, NDArray[np.float32]] = field(default_factory=dict)
+    """Soft bits in some of the eight orientations; noise in the others."""
 
     def extract(self, image: NDArray[Any], search: bool = True) -> Extraction:
         self.searched += search
         known = self.said.get(content_hash(image))
         if known is None or (known.geometry.warp is not None and not search):
             integrity = known.integrity if known else NOTHING
-            return Extraction(None, np.zeros(128, np.float32), 0.7, False, 2.0, Geometry(), 0, integrity)
+            return Extraction(None, np.zeros(CODE_BITS, np.float32), 0.7, False, 2.0, Geometry(), 0, integrity)
         return known
 
     def integrity(self, image: NDArray[Any]) -> Integrity:
         return self.extract(image).integrity
+
+    def each_way(self, image: NDArray[Any]) -> list[Detection]:
+        noise = np.random.default_rng(5).normal(size=(len(ALL), CODE_BITS)).astype(np.float32)
+        return [Detection(0.5, one, self.ways.get(one, bits)) for one, bits in zip(ALL, noise, strict=True)]
 
     def say(
         self,
@@ -120,7 +169,7 @@ class Reader:
         present: bool = True,
         false_alarm: float = 1e-40,
     ) -> None:
-        soft = np.zeros(128, np.float32) if soft_bits is None else soft_bits
+        soft = np.zeros(CODE_BITS, np.float32) if soft_bits is None else soft_bits
         self.said[content_hash(image)] = Extraction(
             payload, soft, presence, present, false_alarm, geometry or Geometry(), 1, integrity
         )
@@ -142,6 +191,7 @@ class World:
     payload: Payload = PAYLOAD
 
     phantom = staticmethod(phantom)
+    jpeg = staticmethod(jpeg)
 
     def seal(self, image: NDArray[Any], account: LocalAccount | None, payload: Payload = PAYLOAD) -> Integrity:
         """An intact integrity mark of `image`, signed by `account`."""
@@ -227,7 +277,7 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
 
         def connect(_: Config) -> Links:
             contracts.anchors()
-            return Links(contracts, contracts, contracts)
+            return Links(contracts, contracts, contracts, contracts)
 
         reader = Reader()
         verifier = Verifier(reader, LedgerView(config, cache, connect))

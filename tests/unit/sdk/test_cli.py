@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medprov_ledger.config import Config
+from medprov_ledger import proof_file
+from medprov_ledger.config import Config, TrustConfig
 from medprov_ledger.errors import ConfigError, ContractAbsentError, WrongChainError
 from medprov_sdk import Verdict, Verifier, cli
-from medprov_sdk.ledger_view import Links
+from medprov_sdk.links import Links
+from medprov_sdk.offline import Home, ProofView, Trust
 from medprov_watermark import media
 from medprov_watermark.errors import WeightsError
 from medprov_watermark.geometry import Geometry, Warp
@@ -73,8 +76,6 @@ def test_json_for_programs(picture: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_the_exit_code_is_the_verdicts(
     picture: Path, world: Any, monkeypatch: pytest.MonkeyPatch, verdict: Verdict
 ) -> None:
-    from dataclasses import replace
-
     result = replace(world.verifier.verify(picture), verdict=verdict)
     monkeypatch.setattr(world.verifier, "verify", lambda *_, **__: result)
     assert cli.main(["verify", str(picture)]) == verdict.exit_code
@@ -230,6 +231,192 @@ def test_an_orientation_is_told_with_how_much_was_compared(
     assert cli.main(["verify", str(picture)]) == 10
     told = r"\n  orientation: cut out or moved, 5\d% of the released picture compared\n"
     assert re.search(told, capsys.readouterr().out)
+
+
+@pytest.fixture
+def offline(picture: Path, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments that verify the released picture with its proof file, the chain being away."""
+    assert cli.main(["export", str(picture), "--out", str(tmp_path / "proof.json")]) == 0
+    world.contracts.away = True
+
+    def from_proof(file: Path, home: Home, trusted: Trust, *, key_file: Path | None = None) -> Verifier:
+        return Verifier(world.reader, ProofView(proof_file.read(Path(file)), home, trusted, str(file)))
+
+    monkeypatch.setattr(Verifier, "from_proof", from_proof)
+    spelled = Home.of(world.config).spelled()
+    return ["verify", str(picture), "--offline", str(tmp_path / "proof.json"), "--federation", spelled]
+
+
+def anchor_of(file: Path) -> str:
+    proof = proof_file.read(file)
+    return f"{proof.record.owner}:0x{proof.anchored.hex()}"
+
+
+def test_an_export_says_how_to_verify_with_it(
+    picture: Path, world: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "proof.json"
+    assert cli.main(["export", str(picture), "--out", str(out)]) == 0
+    told, err = capsys.readouterr()
+    assert err == "" and told.startswith(f"{out}: record 0x") and "(alice), anchored 2023-11-14" in told
+    spelled = Home.of(world.config).spelled()
+    assert f"\n  verify with: medprov verify {picture} --offline {out} --federation {spelled}\n" in told
+    assert f"\n  its anchor, to be looked up on the chain: {anchor_of(out)}\n" in told
+    record_id = "0x" + proof_file.read(out).record_id.hex()
+    assert cli.main(["export", "--record", record_id, "--out", str(tmp_path / "again.json")]) == 0
+    assert (tmp_path / "again.json").read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["prov", "fhir"])
+def test_an_export_for_others(picture: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out.json"
+    assert cli.main(["export", str(picture), "--format", kind, "--out", str(out)]) == 0
+    found = json.loads(out.read_bytes())
+    assert found["resourceType"] == "Provenance" if kind == "fhir" else "prefix" in found
+
+
+def test_an_export_replaces_nothing(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = picture.read_bytes()
+    assert cli.main(["export", str(picture), "--out", str(picture)]) == cli.USAGE
+    assert "a.png: exists; name another file" in one_line(capsys.readouterr().err)
+    assert picture.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "why"),
+    [
+        ([], 2, "give either a picture or --record ID"),
+        (["a.png", "--record", "0x" + "11" * 32], 2, "give either a picture or --record ID"),
+        (["--record", "11"], 2, "is no record's id"),
+        (["--record", "0x" + "11" * 32], 2, "the chain proves no such record"),
+        (["none.png"], 3, "none.png"),
+        (["other.png"], 2, "other.png: no record to export, it is unknown"),
+    ],
+)
+def test_what_cannot_be_exported(
+    picture: Path, world: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, arguments: list[str], code: int, why: str
+) -> None:
+    monkeypatch.chdir(picture.parent)
+    Image.fromarray(world.phantom(6)).save("other.png")
+    assert cli.main(["export", *arguments, "--out", "out.json"]) == code
+    assert why in one_line(capsys.readouterr().err)
+    assert not Path("out.json").exists()
+
+
+def test_of_two_owners_records_one_is_chosen(picture: Path, world: Any, tmp_path: Path, capsys: Any) -> None:
+    image = np.asarray(Image.open(picture))
+    world.anchor(world.bob, world.record(image, world.bob))
+    world.reader.say(image, world.payload, world.seal(image, None))
+    out = tmp_path / "out.json"
+    assert cli.main(["export", str(picture), "--out", str(out)]) == cli.USAGE
+    error = one_line(capsys.readouterr().err)
+    chosen = "0x" + world.record(image, world.bob).leaf(world.domain).hex()
+    assert "choose with --record" in error and f"{chosen} of {world.bob.address}" in error
+    assert cli.main(["export", "--record", chosen, "--out", str(out)]) == 0
+    assert proof_file.read(out).record.owner == world.bob.address
+
+
+def test_offline_the_files_word_is_told_as_such(offline: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert cli.main(offline) == 24
+    out = capsys.readouterr().out
+    assert out.startswith("a.png: unverifiable\n") and "(as the proof file states)" in out
+    assert "\n  if the chain holds this anchor, the verdict is: authentic\n" in out
+    assert "\n  not known without the chain: whether the owner has revoked the record since\n" in out
+
+
+def test_offline_a_named_anchor_is_enough(
+    offline: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "r.html"
+    arguments = [*offline, "--anchor", anchor_of(tmp_path / "proof.json")]
+    assert cli.main([*arguments, "--report", str(report)]) == 0
+    assert "rests on: who asks has named the anchor" in capsys.readouterr().out
+    page = report.read_text()
+    assert "Without the chain" in page and "By the word of the proof file alone: block 10" in page
+    assert "Not known: whether another member has anchored" in page
+    assert cli.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["basis"], found["verdict"]) == ("named_anchor", "authentic")
+
+
+def test_offline_with_a_configuration_and_a_signed_checkpoint(
+    offline: list[str], world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    file = tmp_path / "c.json"
+    world.contracts.away = False
+    view = world.verifier.ledger
+    monkeypatch.setattr("medprov_sdk.export_command.LedgerView", lambda *_: view)
+    monkeypatch.setattr("medprov_sdk.export_command.load_signer", lambda _: world.alice)
+    trusted = replace(world.config, trust=TrustConfig((world.alice.address,), 1, (file,)))
+    monkeypatch.setattr(Config, "load", lambda _: trusted)
+    assert cli.main(["checkpoint", str(file)]) == 0
+    assert "signed by nobody" in capsys.readouterr().out
+    arguments = offline[:-2]
+    assert cli.main(arguments) == cli.USAGE
+    assert "1 are needed" in one_line(capsys.readouterr().err)
+    assert cli.main(["checkpoint", str(file), "--hospital", "alice"]) == 0
+    assert f"signed by {world.alice.address}" in capsys.readouterr().out
+    world.contracts.away = True
+    assert cli.main(arguments) == 0
+    assert "says the checkpoint of block 50" in capsys.readouterr().out
+    world.contracts.away = False
+    world.release(world.phantom(3), world.bob)
+    assert cli.main(["checkpoint", str(file)]) == cli.USAGE
+    assert "is not what the chain says" in one_line(capsys.readouterr().err)
+    world.contracts.away = True
+    assert cli.main(["checkpoint", str(tmp_path / "d.json")]) == cli.USAGE
+    assert "no chain answers there" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "cannot be read"),
+        (b"", "is not JSON"),
+        (b"{}", "is not a proof file"),
+        (b"[" * 90, "is not JSON"),
+        (b'{"kind":"medprov proof","version":9}', "version 9 is unknown"),
+        (b"\xff" * 1000, "not written by this format"),
+    ],
+)
+def test_a_hostile_proof_file_is_one_line(
+    offline: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, why: str
+) -> None:
+    file = tmp_path / "proof.json"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    capsys.readouterr()
+    assert cli.main(offline) == cli.USAGE
+    out, err = capsys.readouterr()
+    assert out == "" and why in one_line(err) and "proof.json" in err
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (["--anchor", "x"], "name an anchor as OWNER:ROOT"),
+        (["--checkpoint", "none.json"], "nobody's signature counts"),
+        (["--federation", "1"], "must be CHAIN_ID:REGISTRY:FEDERATION_ID"),
+        (["--federation", f"1:0x{'11' * 20}:0x{'66' * 32}"], "is of chain 31337"),
+        (["--federation", f"31337:0x{'11' * 20}:0x{'67' * 32}"], "is of another federation"),
+    ],
+)
+def test_what_is_trusted_must_be_well_formed(offline: list[str], capsys: Any, more: list[str], why: str) -> None:
+    capsys.readouterr()
+    assert cli.main([*offline, *more]) == cli.USAGE
+    assert why in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "more", [["--anchor", "x"], ["--federation", "x"], ["--checkpoint", "x"], ["--offline", "x", "--federation", "y"]]
+)
+def test_options_that_do_not_go_together(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["verify", "a.png", *more, *(["--config", "c"] if "--offline" in more else [])])
+    assert stopped.value.code == cli.USAGE
+    assert "--federation" in capsys.readouterr().err
 
 
 def test_a_chain_that_is_away_is_named(picture: Path, world: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 import pytest
 
 from medprov_sdk.verdict import (
+    Basis,
     Blocks,
     Content,
     Findings,
@@ -25,6 +26,7 @@ VALUES = {
     "same_pixels": [False, True],
     "blocks": list(Blocks),
     "content": list(Content),
+    "basis": list(Basis),
 }
 ALL = [Findings(*values) for values in itertools.product(*VALUES.values())]
 SEALED = (Seal.INTACT, Seal.TURNED)
@@ -34,7 +36,7 @@ DERIVED = Findings(mark=Mark.READ, ledger=Ledger.CONFIRMED, blocks=Blocks.NONE, 
 
 def test_the_table_covers_every_field() -> None:
     assert list(VALUES) == [field.name for field in fields(Findings)]
-    assert len(ALL) == 4 * 3 * 4 * 7 * 2 * 4 * 7
+    assert len(ALL) == 4 * 3 * 4 * 8 * 2 * 4 * 7 * 4
 
 
 def test_every_combination_has_one_verdict_and_a_reason_that_belongs_to_it() -> None:
@@ -57,6 +59,7 @@ def test_authentic_needs_intact_seal_confirmed_record_and_these_very_pixels() ->
             and found.ledger is Ledger.CONFIRMED
             and found.same_pixels
             and found.signer in (Signer.MEMBER, Signer.NONE)
+            and found.basis is not Basis.FILE
         )
         assert authentic == wanted, found
 
@@ -64,8 +67,28 @@ def test_authentic_needs_intact_seal_confirmed_record_and_these_very_pixels() ->
 def test_revocation_and_conflict_come_before_everything_else() -> None:
     for found in ALL:
         verdict = decide(found)[0]
-        assert (verdict is Verdict.REVOKED) == (found.ledger is Ledger.REVOKED)
-        assert (verdict is Verdict.CONFLICTING_CLAIMS) == (found.ledger is Ledger.CONFLICT)
+        known = found.basis is not Basis.FILE
+        assert (verdict is Verdict.REVOKED) == (found.ledger is Ledger.REVOKED and known)
+        assert (verdict is Verdict.CONFLICTING_CLAIMS) == (found.ledger is Ledger.CONFLICT and known)
+
+
+def test_a_files_own_word_decides_nothing() -> None:
+    for found in ALL:
+        if found.basis is Basis.FILE:
+            verdict, reason = decide(found)
+            on_chain, as_anchored = decide(replace(found, basis=Basis.CHAIN))
+            assert verdict in (Verdict.UNVERIFIABLE, Verdict.UNKNOWN), found
+            if on_chain in (Verdict.UNVERIFIABLE, Verdict.UNKNOWN):
+                assert (verdict, reason) == (on_chain, as_anchored), found
+            else:
+                assert reason is Reason.ANCHOR_AS_STATED, found
+
+
+@pytest.mark.parametrize("basis", [Basis.CHECKPOINT, Basis.NAMED])
+def test_what_is_pinned_decides_like_the_chain(basis: Basis) -> None:
+    for found in ALL:
+        if found.basis is Basis.CHAIN:
+            assert decide(replace(found, basis=basis)) == decide(found)
 
 
 def test_unknown_only_where_nothing_was_found() -> None:
@@ -108,6 +131,9 @@ def test_a_strangers_seal_never_gets_a_members_name() -> None:
             Reason.CHAIN_UNREACHABLE,
         ),
         (replace(PROVED, ledger=Ledger.STORE_AWAY), Verdict.UNVERIFIABLE, Reason.STORE_UNREACHABLE),
+        (replace(PROVED, basis=Basis.FILE), Verdict.UNVERIFIABLE, Reason.ANCHOR_AS_STATED),
+        (replace(PROVED, basis=Basis.NAMED), Verdict.AUTHENTIC, Reason.SIGNED_AND_ANCHORED),
+        (replace(PROVED, ledger=Ledger.ANOTHER), Verdict.UNVERIFIABLE, Reason.PROOF_OF_ANOTHER),
         (replace(PROVED, ledger=Ledger.MISMATCH), Verdict.UNVERIFIABLE, Reason.RECORD_MISMATCH),
         (replace(PROVED, ledger=Ledger.NONE, signer=Signer.FOREIGN), Verdict.UNVERIFIABLE, Reason.FOREIGN_SIGNATURE),
         (replace(PROVED, ledger=Ledger.NONE, signer=Signer.NONE), Verdict.UNVERIFIABLE, Reason.NO_SIGNATURE),
