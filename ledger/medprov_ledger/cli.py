@@ -1,4 +1,4 @@
-"""Command line ``medprov-ledger``: the development federation up, down, and how it is."""
+"""Command line ``medprov-ledger``: the development federation up, down, and how it is; what a store keeps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from . import terminal
+from . import audit_command, store_commands, terminal, title_commands
 from .errors import LedgerError
 
 if TYPE_CHECKING:
@@ -43,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.command in store_commands.NAMES:
+        return store_commands.run(options)
+    if options.command == audit_command.NAME:
+        return audit_command.run(options)
+    if options.command == title_commands.NAME:
+        return title_commands.run(options)
     # imported here and not above: it takes a second, in which Ctrl-C is no error either
     from . import development
 
@@ -89,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--wait", action="store_true", help="stay until SIGTERM or SIGINT, then take it down (for containers)"
             )
+    store_commands.add_to(commands)
+    audit_command.add_to(commands)
+    title_commands.add_to(commands)
     return parser
 
 
@@ -149,7 +158,7 @@ def _down(folder: Path) -> int:
 
 def _show(found: Status) -> None:
     store = found.config.store
-    place = f"{store.path} ({found.blocks} files)" if store.kind == "blocks" else str(store.api)
+    place = f"{store.path} ({found.blocks} files)" if store.kind == "blocks" else ", ".join(store.daemons)
     lines = [
         _chain_line(found.chain),
         f"block          {found.block}",

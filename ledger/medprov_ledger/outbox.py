@@ -29,7 +29,9 @@ from .record import Record
 
 STATES = ("drawn", "marked", "bundled", "stored", "anchored", "confirmed")
 BATCH_STATES = ("built", "anchored", "confirmed")
-SCHEMA = 1
+FILE = "outbox.sqlite"
+"""Name in a hospital's state folder."""
+SCHEMA = 2
 _APPLICATION = 0x4D504F42
 _TABLES = (
     """CREATE TABLE items (
@@ -42,6 +44,14 @@ _TABLES = (
     "CREATE INDEX by_state ON items (state)",
     "CREATE INDEX by_root ON items (root)",
 )
+_QUEUE = (
+    """CREATE TABLE deliveries (
+    job TEXT PRIMARY KEY REFERENCES items, source TEXT NOT NULL, target TEXT NOT NULL, queued INTEGER NOT NULL,
+    done INTEGER)""",
+    "CREATE INDEX by_done ON deliveries (done, queued)",
+    "CREATE INDEX by_target ON deliveries (target)",
+)
+"""What version 2 added."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,28 @@ class Batch:
     count: int
     tx_hash: str | None
     block: int | None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A marked picture that waits in the hospital's state folder for its anchor.
+
+    Parameters
+    ----------
+    job : str
+    source, target : str
+        Absolute paths of the picture that was marked and of the output.
+    queued : int
+        Seconds since 1970.
+    done : int or None
+        When the output was written.
+    """
+
+    job: str
+    source: str
+    target: str
+    queued: int
+    done: int | None
 
 
 class Outbox:
@@ -255,6 +287,120 @@ class Outbox:
         """Note that the anchor is deep enough and the store has the manifest: the pictures may leave the hospital."""
         return self._advance_batch(root, "confirmed", {})
 
+    def set_lost(self, root: bytes) -> Batch:
+        """Take back a confirmed batch that the chain no longer has; it must be sent again, the same as it was."""
+        with self._write():
+            batch = self.batch(root)
+            if batch.state != "confirmed":
+                raise RecordError(
+                    f"{self.path}: batch 0x{root.hex()} is {batch.state}; only a confirmed one can be lost"
+                )
+            self._db.execute("UPDATE batches SET state = 'built', tx_hash = NULL, block = NULL WHERE root = ?", (root,))
+            self._db.execute("UPDATE items SET state = 'stored' WHERE root = ?", (root,))
+        return self.batch(root)
+
+    def enqueue(self, job: str, source: str, target: str, now: int | None = None) -> Delivery:
+        """Note where a bundled picture is to be written once its anchor is confirmed. Twice is once.
+
+        Parameters
+        ----------
+        job : str
+        source, target : str
+            Absolute paths.
+        now : int or None
+            Seconds since 1970; None asks the clock.
+
+        Raises
+        ------
+        RecordError
+            Not bundled, queued for another output before, or another picture waits for this output.
+        """
+        with self._write():
+            row = self._row(job)
+            if row is None or STATES.index(row["state"]) < STATES.index("bundled"):
+                raise RecordError(f"{self.path}: job {job}: has no signed record yet and cannot be queued")
+            known = self._db.execute("SELECT target FROM deliveries WHERE job = ?", (job,)).fetchone()
+            if known is not None and known["target"] != target:
+                raise RecordError(f"{self.path}: job {job}: was queued for {known['target']} and not for {target}")
+            if known is None:
+                rival = self._db.execute("SELECT source FROM deliveries WHERE target = ? AND done IS NULL", (target,))
+                for other in rival.fetchall():
+                    raise RecordError(
+                        f"{target}: the marked form of {other['source']} waits for this name; take another"
+                    )
+                moment = int(time.time()) if now is None else now
+                self._db.execute(
+                    "INSERT INTO deliveries (job, source, target, queued) VALUES (?, ?, ?, ?)",
+                    (job, source, target, moment),
+                )
+        return self.delivery(job)
+
+    def set_delivered(self, job: str, now: int | None = None) -> Delivery:
+        """Note that the output is written; the picture's batch must be confirmed.
+
+        Raises
+        ------
+        RecordError
+        """
+        with self._write():
+            row = self._row(job)
+            if row is None or row["state"] != "confirmed":
+                raise RecordError(f"{self.path}: job {job}: is not confirmed and must not leave")
+            moment = int(time.time()) if now is None else now
+            self._db.execute("UPDATE deliveries SET done = ? WHERE job = ? AND done IS NULL", (moment, job))
+        return self.delivery(job)
+
+    def delivery(self, job: str) -> Delivery:
+        """Where a picture is to be written.
+
+        Raises
+        ------
+        RecordError
+            It was not queued.
+        """
+        with self._errors():
+            row = self._db.execute("SELECT * FROM deliveries WHERE job = ?", (job,)).fetchone()
+        if row is None:
+            raise RecordError(f"{self.path}: job {job} is not in the queue")
+        return Delivery(**dict(row))
+
+    def deliveries(self, state: str | None = None, limit: int = -1) -> list[Delivery]:
+        """What waits to be written, longest waiting first.
+
+        Parameters
+        ----------
+        state : str or None
+            Only pictures in this state; of those that are ``stored``, only the ones in no batch.
+        limit : int
+            At most so many; -1 gives all.
+        """
+        query = "SELECT d.* FROM deliveries d JOIN items i ON i.job = d.job WHERE d.done IS NULL"
+        values: list[Any] = []
+        if state is not None:
+            query, values = query + " AND i.state = ?", [state]
+        if state == "stored":
+            query += " AND i.root IS NULL"
+        with self._errors():
+            rows = self._db.execute(query + " ORDER BY d.queued, d.rowid LIMIT ?", (*values, limit)).fetchall()
+        return [Delivery(**dict(row)) for row in rows]
+
+    def delivered_to(self, target: str) -> list[Delivery]:
+        """Pictures that were written under this absolute path, the latest first."""
+        query = "SELECT * FROM deliveries WHERE target = ? AND done IS NOT NULL ORDER BY rowid DESC"
+        with self._errors():
+            return [Delivery(**dict(row)) for row in self._db.execute(query, (target,)).fetchall()]
+
+    def waiting(self) -> int:
+        """How many pictures wait to be written."""
+        with self._errors():
+            return int(self._db.execute("SELECT count(*) FROM deliveries WHERE done IS NULL").fetchone()[0])
+
+    def counts(self) -> dict[str, int]:
+        """Number of pictures in each of :data:`STATES`."""
+        with self._errors():
+            found = dict(self._db.execute("SELECT state, count(*) FROM items GROUP BY state").fetchall())
+        return {state: found.get(state, 0) for state in STATES}
+
     def item(self, job: str) -> Item:
         """One picture's row.
 
@@ -305,6 +451,29 @@ class Outbox:
             rows = self._db.execute(f"SELECT * FROM batches WHERE state IN ({marks}) ORDER BY rowid", wanted).fetchall()
         return [Batch(**dict(row)) for row in rows]
 
+    def jobs(self) -> list[str]:
+        """Names of all jobs, oldest first."""
+        with self._errors():
+            return [row["job"] for row in self._db.execute("SELECT job FROM items ORDER BY rowid")]
+
+    def roots(self, *states: str) -> list[bytes]:
+        """Roots of the batches in these states (all where none is named), oldest first."""
+        wanted = states or BATCH_STATES
+        marks = ", ".join("?" * len(wanted))
+        with self._errors():
+            rows = self._db.execute(
+                f"SELECT root FROM batches WHERE state IN ({marks}) ORDER BY rowid", wanted
+            ).fetchall()
+        return [bytes(row["root"]) for row in rows]
+
+    def newest(self) -> bytes | None:
+        """Root of the confirmed batch in the highest block."""
+        with self._errors():
+            row = self._db.execute(
+                "SELECT root FROM batches WHERE state = 'confirmed' ORDER BY block DESC LIMIT 1"
+            ).fetchone()
+        return None if row is None else bytes(row["root"])
+
     def _advance(self, job: str, state: str, values: Mapping[str, bytes | str]) -> Item:
         """One step forward; a step already taken changes nothing, but must have had the same result."""
         with self._write():
@@ -345,12 +514,17 @@ class Outbox:
             ours = self._db.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION
             if not ours and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 raise RecordError(f"{self.path}: is another program's database; name another file for the outbox")
-            if ours and version != SCHEMA:
+            if ours and version == 1:
+                # deliveries came with version 2, nothing else changed
+                for statement in _QUEUE:
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+            elif ours and version != SCHEMA:
                 raise RecordError(
                     f"{self.path}: version {version} is unknown, this release reads {SCHEMA}; update medprov"
                 )
             if not ours:
-                for statement in _TABLES:
+                for statement in (*_TABLES, *_QUEUE):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {SCHEMA}")
                 self._db.execute(f"PRAGMA application_id = {_APPLICATION}")

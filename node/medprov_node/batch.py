@@ -8,15 +8,32 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from eth_account.signers.local import LocalAccount
-
 from medprov_ledger import cid, manifest
 from medprov_ledger.errors import ChainError, RecordError, RevertedError
 from medprov_ledger.outbox import Batch, Item, Outbox
 from medprov_ledger.registry import Anchor
+from medprov_ledger.signer import Account
 from medprov_node import connect
 from medprov_node.connect import Ledger
 from medprov_node.errors import StateError
+
+
+def store(outbox: Outbox, ledger: Ledger, item: Item) -> Item:
+    """Put a picture's sealed evidence and bundle into the store.
+
+    Raises
+    ------
+    StoreError
+        The picture stays ``bundled``; calling again goes on here.
+    RecordError
+        The store names them by another CID.
+    """
+    if item.signed is None or item.evidence is None or item.bundle is None:
+        raise StateError(f"{outbox.path}: job {item.job} is incomplete; please report this")
+    record = item.signed.record
+    for data, name in ((item.evidence, record.evidence_cid), (item.bundle, record.bundle_cid)):
+        _same_cid("object", ledger.store.put(data), name)
+    return outbox.set_stored(item.job)
 
 
 def build(outbox: Outbox, ledger: Ledger, items: Sequence[Item]) -> Batch:
@@ -40,15 +57,15 @@ def build(outbox: Outbox, ledger: Ledger, items: Sequence[Item]) -> Batch:
     return outbox.add_batch(built.root, data, cid.of(data), [item.job for item in items])
 
 
-def resume(outbox: Outbox, ledger: Ledger, account: LocalAccount) -> int:
+def resume(outbox: Outbox, ledger: Ledger, account: Account) -> int:
     """Finish what an interrupted call left; the number of batches it finished."""
-    open_ones = [batch for batch in outbox.batches("built", "anchored") if _ours(batch, ledger)]
+    open_ones = [batch for batch in outbox.batches("built", "anchored") if is_ours(batch, ledger)]
     for batch in open_ones:
         finish(outbox, ledger, batch.root, account)
     return len(open_ones)
 
 
-def finish(outbox: Outbox, ledger: Ledger, root: bytes, account: LocalAccount) -> Anchor:
+def finish(outbox: Outbox, ledger: Ledger, root: bytes, account: Account) -> Anchor:
     """Take a batch from wherever it stands to confirmed.
 
     The chain is asked before anything is sent, so that a batch whose transaction went out just before a crash is not
@@ -60,7 +77,7 @@ def finish(outbox: Outbox, ledger: Ledger, root: bytes, account: LocalAccount) -
     ledger : Ledger
     root : bytes
         32 bytes.
-    account : LocalAccount
+    account : LocalAccount or Signer
         The hospital's.
 
     Returns
@@ -72,13 +89,13 @@ def finish(outbox: Outbox, ledger: Ledger, root: bytes, account: LocalAccount) -
     ChainError, StoreError, RecordError
         The pictures of the batch must not leave; calling again goes on here.
     """
+    ledger.chain.settle(account)
     batch = outbox.batch(root)
-    if ledger.registry.anchor(account.address, root, confirmed=False) is None:
-        if batch.state == "confirmed":
-            raise ChainError(
-                f"{ledger.chain.config.rpc_shown}: does not know batch 0x{root.hex()}, which was confirmed in block "
-                f"{batch.block}; is this another chain, or was it reset?"
-            )
+    found = ledger.registry.anchor(account.address, root, confirmed=False)
+    if batch.state == "confirmed" and (found is None or (found.tx_hash, found.block) != (batch.tx_hash, batch.block)):
+        # a reorganisation deeper than the confirmations
+        batch = outbox.set_lost(root)
+    if found is None:
         if batch.state == "anchored":
             batch = outbox.set_unanchored(root)
         # an anchor cannot be taken back: a store that is away must be noticed before it
@@ -89,7 +106,7 @@ def finish(outbox: Outbox, ledger: Ledger, root: bytes, account: LocalAccount) -
             # an earlier transaction of this batch was still on its way; what it anchored is checked below
             if error.error != "RootAlreadyAnchored":
                 raise
-    anchor = _confirmed(ledger, account.address, root)
+    anchor = _confirmed(ledger, account, root)
     if (anchor.cid, anchor.count) != (batch.cid, batch.count) or anchor.tx_hash is None:
         raise RecordError(
             f"batch 0x{root.hex()}: {account.address} has anchored it for {anchor.cid} and not for {batch.cid}; "
@@ -99,18 +116,18 @@ def finish(outbox: Outbox, ledger: Ledger, root: bytes, account: LocalAccount) -
         # a reorganisation moved the transaction into another block
         batch = outbox.set_unanchored(root)
     outbox.set_anchored(root, anchor.tx_hash, anchor.block)
-    _same_cid(ledger.store.put(batch.manifest), batch.cid)
+    _same_cid("manifest", ledger.store.put(batch.manifest), batch.cid)
     stored = ledger.store.get(batch.cid, manifest.largest(batch.count))
     manifest.verify(manifest.parse(stored), anchor, ledger.domain)
     outbox.set_confirmed(root)
     return anchor
 
 
-def _confirmed(ledger: Ledger, owner: str, root: bytes) -> Anchor:
+def _confirmed(ledger: Ledger, account: Account, root: bytes) -> Anchor:
     timeout = ledger.chain.config.confirmation_timeout
     deadline, pause = time.monotonic() + timeout, 0.05
     while True:
-        anchor = ledger.registry.anchor(owner, root)
+        anchor = ledger.registry.anchor(account.address, root)
         if anchor is not None:
             return anchor
         if time.monotonic() > deadline:
@@ -118,15 +135,16 @@ def _confirmed(ledger: Ledger, owner: str, root: bytes) -> Anchor:
                 f"{ledger.chain.config.rpc_shown}: batch 0x{root.hex()} is not {ledger.chain.config.confirmations} "
                 f"block(s) deep after {timeout:g} s; its pictures wait, run the same command again later"
             )
+        ledger.chain.settle(account)
         time.sleep(pause)
         pause = min(1.0, pause * 1.5)
 
 
-def _ours(batch: Batch, ledger: Ledger) -> bool:
-    """A batch that was built for another registry cannot be anchored in this one."""
+def is_ours(batch: Batch, ledger: Ledger) -> bool:
+    """Whether a batch was built for this registry; another one's cannot be anchored here."""
     return manifest.parse(batch.manifest).domain == ledger.domain
 
 
-def _same_cid(stored: str, expected: str) -> None:
+def _same_cid(what: str, stored: str, expected: str) -> None:
     if stored != expected:
-        raise RecordError(f"manifest {expected}: the store calls it {stored}; check the store's settings")
+        raise RecordError(f"{what} {expected}: the store calls it {stored}; check the store's settings")

@@ -1,4 +1,4 @@
-"""Command line ``medprov-node``: mark and restore pictures."""
+"""Command line ``medprov-node``: mark and restore pictures, deal in keys."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from medprov_ledger import terminal
 from medprov_ledger.config import Config, HospitalConfig
 from medprov_ledger.errors import ConfigError, LedgerError
+from medprov_node import key_commands, queue_commands
 from medprov_node.errors import MarkError, NodeError, OutputError, RegionError
 from medprov_watermark.errors import WatermarkError
 
 if TYPE_CHECKING:
+    from medprov_ledger.outbox import Delivery
     from medprov_node.mark import Progress
     from medprov_node.mark_result import MarkResult
     from medprov_node.restore import RestoreResult
@@ -103,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="a few seconds less for each picture: the mark is tried against four attacks instead of all",
     )
+    mark.add_argument(
+        "--queue",
+        action="store_true",
+        help="mark now, anchor and write later ('medprov-node flush'); neither chain nor store need answer",
+    )
     restore = commands.add_parser(
         "restore",
         help="bring the cover of a marked picture back, bit for bit",
@@ -122,10 +129,17 @@ def _parser() -> argparse.ArgumentParser:
             help=f"consortium's key, the bytes of the file as they are{default}",
         )
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    key_commands.add(commands)
+    queue_commands.add(commands)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.command in key_commands.NAMES:
+        key_commands.run(options)
+        return 0
+    if options.command in queue_commands.NAMES:
+        return queue_commands.run(options, choose)
     try:
         if options.command == "mark":
             return _mark(options)
@@ -143,6 +157,7 @@ def _mark(options: argparse.Namespace) -> int:
     # imported here and not above: it takes a second, in which Ctrl-C is no error either
     from medprov_node import outputs
     from medprov_node.mark import Order, mark_files
+    from medprov_node.queueing import queue_files
 
     source, target = options.input, options.output
     config = Config.load(options.config)
@@ -158,6 +173,18 @@ def _mark(options: argparse.Namespace) -> int:
     watermarker = _named_weights(options.weights, options.key_file or config.key_file)
     refused: list[RegionError] = []
     order = Order(options.roi, options.roi_mask)
+    if options.queue:
+        queued = queue_files(
+            jobs,
+            house,
+            config,
+            progress,
+            watermarker=watermarker,
+            roi=order,
+            refused=refused.append,
+            quick=options.quick,
+        )
+        return _queued(queued, refused, options.json)
     results = mark_files(
         jobs,
         house,
@@ -187,6 +214,18 @@ def _mark(options: argparse.Namespace) -> int:
         text = json.dumps(batch, indent=1)
     which = "the other" if refused else "all"
     terminal.say(text, done=f"{which} pictures are marked and written, and their records anchored")
+    return 1 if refused else 0
+
+
+def _queued(queued: Sequence[Delivery], refused: Sequence[RegionError], as_json: bool) -> int:
+    for error in refused:
+        _tell(str(error))
+    text = "\n".join(f"{one.source} -> {one.target}: waits for its anchor" for one in queued)
+    if as_json:
+        pictures = [{"input": one.source, "output": one.target, "job": one.job} for one in queued]
+        text = json.dumps({"queued": pictures, "refused": [str(error) for error in refused]}, indent=1)
+    if text:
+        terminal.say(text, done="the pictures are marked and queued; 'medprov-node flush' writes them")
     return 1 if refused else 0
 
 

@@ -26,7 +26,8 @@ from medprov_watermark.media.files import store
 from medprov_watermark.pixels import Samples
 from medprov_watermark.watermarker import OFF, Marked
 
-LOCK = "marking.lock"
+MARKING, ANCHORING = "marking.lock", "anchoring.lock"
+"""Locks of a hospital's state folder: while a batch waits for its anchor, the next pictures can be marked."""
 LOCK_TIMEOUT = 600.0
 _HASHES = ("marked_hash", "released_hash", "cover_hash", "salt")
 
@@ -179,8 +180,10 @@ def make_private(folder: Path) -> None:
 
 
 @contextmanager
-def exclusive(folder: Path, timeout: float = LOCK_TIMEOUT, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Let one marking at a time work on a hospital's state.
+def exclusive(
+    folder: Path, timeout: float = LOCK_TIMEOUT, waiting: Callable[[], None] | None = None, name: str = MARKING
+) -> Iterator[None]:
+    """Let one command at a time mark for a hospital, or anchor.
 
     Parameters
     ----------
@@ -189,17 +192,20 @@ def exclusive(folder: Path, timeout: float = LOCK_TIMEOUT, waiting: Callable[[],
         Seconds to wait for another one.
     waiting : callable or None
         Called once where there is another one to wait for.
+    name : str
+        :data:`MARKING` or :data:`ANCHORING`.
 
     Raises
     ------
     StateError
     """
     make_private(folder)
+    doing = name.removesuffix(".lock")
     deadline = time.monotonic() + timeout
     try:
-        file = (folder / LOCK).open("w")
+        file = (folder / name).open("w")
     except OSError as error:
-        raise StateError(f"{folder / LOCK}: cannot be written ({error.strerror}); check its permissions") from None
+        raise StateError(f"{folder / name}: cannot be written ({error.strerror}); check its permissions") from None
     with file:
         while True:
             try:
@@ -208,7 +214,7 @@ def exclusive(folder: Path, timeout: float = LOCK_TIMEOUT, waiting: Callable[[],
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise StateError(
-                        f"{folder}: another command has been marking for this hospital for {timeout:g} s; "
+                        f"{folder}: another command has been {doing} for this hospital for {timeout:g} s; "
                         "wait until it has finished"
                     ) from None
                 if waiting is not None:

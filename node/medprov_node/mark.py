@@ -7,48 +7,29 @@ nothing is drawn, sealed or anchored twice.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from Crypto.PublicKey.ECC import EccKey
-from eth_account.signers.local import LocalAccount
-
-from medprov_ledger import bundle, cid, eip712, evidence, sealing
 from medprov_ledger.config import Config, HospitalConfig
-from medprov_ledger.errors import RecordError
-from medprov_ledger.keys import load_account, load_reader_key, reader_public
-from medprov_ledger.manifest import SignedRecord
-from medprov_ledger.outbox import Item, Outbox
-from medprov_ledger.record import Record
+from medprov_ledger.outbox import Item
 from medprov_ledger.registry import Anchor
 from medprov_node import batch, connect, outputs
-from medprov_node.attributes import Description, describe
-from medprov_node.claims import marked_by
 from medprov_node.connect import Ledger
-from medprov_node.errors import MarkedBeforeError, MarkError, RegionError, StateError
-from medprov_node.held import Held, HeldFolder, exclusive, held_hashes
+from medprov_node.errors import MarkError, RegionError, StateError
+from medprov_node.held import ANCHORING, exclusive, held_hashes
 from medprov_node.mark_result import MarkResult
 from medprov_node.outputs import Job
-from medprov_node.region import Chooser, Chosen, Order
-from medprov_watermark import features, media
-from medprov_watermark.errors import AlreadyMarkedError, EmbedError, MediaError
-from medprov_watermark.hashing import content_hash, perceptual_hash
-from medprov_watermark.image_mark import ImageMark
-from medprov_watermark.key_file import read_key
-from medprov_watermark.payload import Payload
-from medprov_watermark.pixels import Pixels
-from medprov_watermark.watermarker import STRICT, DualWatermarker
+from medprov_node.preparing import HELD, Desk, Prepared, load_watermarker, milliseconds, open_desk, prepare, timed
+from medprov_node.region import Order
+from medprov_watermark import media
+from medprov_watermark.errors import MediaError
+from medprov_watermark.hashing import content_hash
+from medprov_watermark.watermarker import DualWatermarker
 
 __all__ = ["MarkResult", "Order", "Progress", "Refused", "mark_files"]
-
-OUTBOX, HELD, WRAPS = "outbox.sqlite", "held", "wraps"
-"""Names in a hospital's state folder."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, pictures done and pictures in all. The stages are ``"check"``, ``"wait"`` (only where another
@@ -56,37 +37,6 @@ command is marking for the hospital), ``"mark"``, ``"anchor"`` and ``"write"``."
 
 Refused = Callable[[RegionError], None]
 """Called with what is wrong with a picture that is left out because of its region of interest."""
-
-
-@dataclass(frozen=True)
-class _Desk:
-    """All that marking needs."""
-
-    config: Config
-    hospital: HospitalConfig
-    account: LocalAccount
-    reader: EccKey
-    ledger: Ledger
-    watermarker: DualWatermarker
-    outbox: Outbox
-    held: HeldFolder
-    wraps: bundle.WrapFolder
-    policy: Mapping[str, Any]
-    regions: Chooser
-    quick: bool
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A picture whose evidence and bundle are stored."""
-
-    source: Path
-    target: Path
-    cover: bytes
-    item: Item
-    pixels_bits: int
-    region: Chosen
-    milliseconds: dict[str, float]
 
 
 def mark_files(
@@ -149,37 +99,26 @@ def mark_files(
     say("check", 0, len(jobs))
     outputs.check(jobs, make_folders=make_folders, written=held_hashes(house.state / HELD))
     ledger = ledger or connect.connect(config)
-    watermarker = watermarker or _loaded(config)
+    watermarker = watermarker or load_watermarker(config)
     connect.check(ledger, house, watermarker.model)
-    account, reader = load_account(house), load_reader_key(house)
-    with exclusive(house.state, waiting=lambda: say("wait", 0, len(jobs))):
-        outbox = Outbox(house.state / OUTBOX)
-        try:
-            held, wraps = HeldFolder(house.state / HELD), bundle.WrapFolder(house.state / WRAPS)
-            regions = Chooser(roi or Order())
-            about = dict(policy or {})
-            parts = (config, house, account, reader, ledger, watermarker, outbox, held, wraps, about, regions, quick)
-            desk = _Desk(*parts)
-            return _mark_all(desk, jobs, say, make_folders, refused)
-        finally:
-            outbox.close()
-
-
-def _loaded(config: Config) -> DualWatermarker:
-    """The weights that ship, with the consortium's key if the configuration names one."""
-    return DualWatermarker.load(key=read_key(config.key_file)) if config.key_file else DualWatermarker.load()
+    waiting = lambda: say("wait", 0, len(jobs))  # noqa: E731
+    with open_desk(config, house, ledger, watermarker, policy, roi, quick=quick, waiting=waiting) as desk:
+        return _mark_all(desk, ledger, jobs, say, make_folders, refused)
 
 
 def _mark_all(
-    desk: _Desk, jobs: Sequence[Job], say: Progress, make_folders: bool, refused: Refused | None
+    desk: Desk, ledger: Ledger, jobs: Sequence[Job], say: Progress, make_folders: bool, refused: Refused | None
 ) -> list[MarkResult]:
     total = len(jobs)
-    batch.resume(desk.outbox, desk.ledger, desk.account)
-    prepared: list[_Prepared] = []
+    with exclusive(desk.hospital.state, name=ANCHORING):
+        batch.resume(desk.outbox, ledger, desk.account)
+    # what waits in the queue for another output is not this call's
+    queued = {delivery.job for delivery in desk.outbox.deliveries()}
+    prepared: list[Prepared] = []
     for number, (source, target) in enumerate(jobs):
         say("mark", number, total)
         try:
-            prepared.append(_prepare(desk, source, target, {done.item.job for done in prepared}))
+            prepared.append(_stored(desk, ledger, source, target, queued | {done.item.job for done in prepared}))
         except RegionError as error:
             if refused is None:
                 raise
@@ -188,16 +127,9 @@ def _mark_all(
         return []
     say("anchor", 0, total)
     started = time.perf_counter()
-    waiting = [one.item for one in prepared if one.item.root is None]
-    if waiting:
-        batch.finish(desk.outbox, desk.ledger, batch.build(desk.outbox, desk.ledger, waiting).root, desk.account)
-    anchors: dict[bytes, Anchor] = {}
-    for one in prepared:
-        root = desk.outbox.item(one.item.job).root
-        if root is not None and root not in anchors:
-            # also those that an interrupted call anchored: the chain is asked again before anything leaves
-            anchors[root] = batch.finish(desk.outbox, desk.ledger, root, desk.account)
-    spent = _milliseconds(started)
+    with exclusive(desk.hospital.state, name=ANCHORING):
+        anchors = _anchor(desk, ledger, prepared)
+    spent = milliseconds(started)
     results = []
     for number, one in enumerate(prepared):
         say("write", number, total)
@@ -213,152 +145,37 @@ def _mark_all(
     return results
 
 
-def _prepare(desk: _Desk, source: Path, target: Path, taken: set[str]) -> _Prepared:
-    """Take one picture to the point where the store has its evidence and bundle."""
-    spent: dict[str, float] = {}
-    with _timed(spent, "read"):
-        pixels = media.read(source)
-        about = describe(source, pixels)
-        cover = content_hash(pixels.array)
-    with _timed(spent, "region"):
-        region = desk.regions.choose(source, pixels)
-    item, held = _claim(desk, cover, about, region, taken)
-    with _timed(spent, "mark"):
-        if held is None:
-            held = _mark(desk, source, pixels, item, region)
-            desk.held.save(item.job, held)
-        payload = _payload(pixels, item)
-        if item.state == "drawn":
-            item = desk.outbox.set_marked(item.job, payload.data, held.marked_hash, held.released_hash)
-    if item.released_hash != held.released_hash:
-        raise StateError(f"{desk.held.path}: job {item.job} holds another picture than its record; remove it there")
-    # before the anchor: another held picture's output was accepted so far
-    outputs.check_vacant(target, (held.released_hash,))
-    with _timed(spent, "seal"):
-        if item.state == "marked":
-            item = _seal(desk, item, pixels, held, payload, about)
-    with _timed(spent, "store"):
-        if item.state == "bundled":
-            item = _store(desk, item)
-    return _Prepared(source, target, cover, item, pixels.bits, region, spent)
+def _stored(desk: Desk, ledger: Ledger, source: Path, target: Path, taken: set[str]) -> Prepared:
+    one = prepare(desk, source, target, taken)
+    with timed(one.milliseconds, "store"):
+        item = batch.store(desk.outbox, ledger, one.item) if one.item.state == "bundled" else one.item
+    return replace(one, item=item)
 
 
-def _claim(desk: _Desk, cover: bytes, about: Description, region: Chosen, taken: set[str]) -> tuple[Item, Held | None]:
-    """The outbox's row for a picture: the one an interrupted call left, otherwise a new one.
-
-    The same picture may be marked any number of times; each time is a record of its own.
-    """
-    identity: tuple[bytes, ...] = (
-        desk.config.federation_id,
-        desk.ledger.domain.separator,
-        desk.watermarker.model,
-        cover,
-    )
-    # a picture that waits with another region or key is another job: it must not leave in place of this one
-    identity += (about.digest, region.digest, desk.watermarker.key_id)
-    name = hashlib.sha3_256(b"".join(identity)).hexdigest()
-    for generation in count(1):
-        job = f"{name}-{generation}"
-        if job in taken:
-            continue
-        item = desk.outbox.draw(job)
-        # without its picture, a row beyond "drawn" is either done or given up
-        if item.state == "drawn" or desk.held.has(job):
-            return item, desk.held.load(job)
-    raise AssertionError("count() does not end")
+def _anchor(desk: Desk, ledger: Ledger, prepared: Sequence[Prepared]) -> dict[bytes, Anchor]:
+    waiting = [one.item for one in prepared if one.item.root is None]
+    if waiting:
+        batch.finish(desk.outbox, ledger, batch.build(desk.outbox, ledger, waiting).root, desk.account)
+    anchors: dict[bytes, Anchor] = {}
+    for one in prepared:
+        root = desk.outbox.item(one.item.job).root
+        if root is not None and root not in anchors:
+            # also those that an interrupted call anchored: the chain is asked again before anything leaves
+            anchors[root] = batch.finish(desk.outbox, ledger, root, desk.account)
+    return anchors
 
 
-def _payload(pixels: Pixels, item: Item) -> Payload:
-    return Payload(perceptual_hash(pixels.array), item.serial)
-
-
-def _mark(desk: _Desk, source: Path, pixels: Pixels, item: Item, region: Chosen) -> Held:
-    def sign(mark: ImageMark) -> bytes:
-        return eip712.sign_image_mark(mark, desk.ledger.domain, desk.account)
-
-    try:
-        marked = desk.watermarker.mark(
-            pixels.array,
-            _payload(pixels, item),
-            signer=sign,
-            value_range=pixels.value_range,
-            padding=pixels.padding,
-            roi=region.mask,
-            roi_mode=region.mode,
-            quick=desk.quick,
-        )
-    except AlreadyMarkedError:
-        who = marked_by(pixels.array, desk.watermarker, desk.ledger, desk.config)
-        if desk.watermarker.integrity(pixels.array).state == "intact":
-            advice = "to mark it anew, restore its cover first ('medprov-node restore')"
-        else:
-            advice = "it was changed since, so its cover cannot be restored: mark the picture it was made from"
-        raise MarkedBeforeError(f"{source}: marked already {who}; {advice}") from None
-    except EmbedError as error:
-        kind = RegionError if region.mode == STRICT else MarkError
-        raise kind(f"{source}: {error}") from error
-    return Held.of(marked)
-
-
-def _seal(desk: _Desk, item: Item, pixels: Pixels, held: Held, payload: Payload, about: Description) -> Item:
-    """Seal evidence and bundle and sign the record, once."""
-    keys = sealing.payload_keys(payload.data, desk.config.federation_id)
-    height, width = held.image.shape[:2]
-    proof = evidence.Evidence(
-        height=height,
-        width=width,
-        channels=1 if held.image.ndim == 2 else 3,
-        bits=pixels.bits,
-        block=features.BLOCK,
-        grid=features.exact_grid(held.image),
-        features=features.ordinal_features(held.image),
-        feature_version=features.VERSION,
-        attribute_macs=evidence.attribute_macs(keys.evidence_key, about.attributes),
-        policy=desk.policy,
-    )
-    sealed_evidence = evidence.seal(proof, keys, item.evidence_nonce)
-    private = bundle.Bundle(held.salt, about.metadata, about.notes)
-    readers = [reader_public(desk.reader)]
-    sealed_bundle, wraps = bundle.seal(private, keys.record_key, readers, item.bundle_nonce)
-    bundle_cid = cid.of(sealed_bundle)
-    desk.wraps.save(bundle_cid, wraps)
-    record = Record(
-        key=keys.record_key,
-        cover_hash=held.cover_hash,
-        marked_hash=held.marked_hash,
-        released_hash=held.released_hash,
-        evidence_cid=cid.of(sealed_evidence),
-        bundle_cid=bundle_cid,
-        owner=desk.account.address,
-        model=desk.watermarker.model,
-        time=item.time,
-    )
-    signed = SignedRecord(record, eip712.sign_record(record, desk.ledger.domain, desk.account))
-    return desk.outbox.set_bundled(item.job, signed, sealed_evidence, sealed_bundle)
-
-
-def _store(desk: _Desk, item: Item) -> Item:
-    if item.signed is None or item.evidence is None or item.bundle is None:
-        raise StateError(f"{desk.outbox.path}: job {item.job} is incomplete; please report this")
-    record = item.signed.record
-    for data, name in ((item.evidence, record.evidence_cid), (item.bundle, record.bundle_cid)):
-        stored = desk.ledger.store.put(data)
-        if stored != name:
-            raise RecordError(f"object {name}: the store calls it {stored}; check the store's settings")
-    return desk.outbox.set_stored(item.job)
-
-
-def _release(desk: _Desk, one: _Prepared, item: Item, anchor: Anchor, make_folders: bool) -> MarkResult:
+def _release(desk: Desk, one: Prepared, item: Item, anchor: Anchor, make_folders: bool) -> MarkResult:
     """Write a picture whose anchor is confirmed, and read it back; not again where an interrupted call did it."""
     held = desk.held.load(item.job)
     if held is None or item.signed is None or item.payload is None or anchor.tx_hash is None:
         raise StateError(f"{desk.held.path}: job {item.job} has lost its picture; mark it again")
-    with _timed(one.milliseconds, "write"):
+    with timed(one.milliseconds, "write"):
         pixels = media.read(one.source)
         if content_hash(pixels.array) != one.cover:
             raise MarkError(f"{one.source}: was changed while it was being marked; mark it again")
         if make_folders:
-            _make_folder(one.target.parent)
+            outputs.make_folder(one.target.parent)
         if not outputs.holds(one.target, (held.released_hash,)):
             try:
                 media.write(one.target, held.image, pixels)
@@ -380,7 +197,7 @@ def _release(desk: _Desk, one: _Prepared, item: Item, anchor: Anchor, make_folde
         hospital=desk.hospital.name,
         owner=record.owner,
         payload=item.payload.hex(),
-        record_id="0x" + record.leaf(desk.ledger.domain).hex(),
+        record_id="0x" + record.leaf(desk.domain).hex(),
         record_key="0x" + record.key.hex(),
         released_hash="0x" + record.released_hash.hex(),
         model="0x" + record.model.hex(),
@@ -403,21 +220,3 @@ def _release(desk: _Desk, one: _Prepared, item: Item, anchor: Anchor, make_folde
         roi_share=round(held.roi_share, 4),
         milliseconds=one.milliseconds,
     )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MarkError(f"{folder}: cannot be made ({error.strerror}); choose another place") from None
-
-
-def _milliseconds(started: float) -> float:
-    return round(1000 * (time.perf_counter() - started), 1)
-
-
-@contextmanager
-def _timed(spent: dict[str, float], stage: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    spent[stage] = _milliseconds(started)

@@ -148,6 +148,19 @@ def check_vacant(target: Path, written: Collection[bytes] = ()) -> None:
         raise OutputError(f"{target}: the file exists already; choose another name or remove it")
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of an output; it may be there.
+
+    Raises
+    ------
+    MarkError
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MarkError(f"{folder}: cannot be made ({error.strerror}); choose another place") from None
+
+
 def _is_meant(file: Path) -> bool:
     """Whether a file is a picture, or ought to be one."""
     try:

@@ -261,5 +261,103 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     Outbox(tmp_path / "newer").close()
     with sqlite3.connect(tmp_path / "newer") as db:
         db.execute("PRAGMA user_version = 7")
-    with pytest.raises(RecordError, match="version 7 is unknown, this release reads 1"):
+    with pytest.raises(RecordError, match="version 7 is unknown, this release reads 2"):
         Outbox(tmp_path / "newer")
+
+
+def test_a_file_of_the_first_version_is_read_on(tmp_path: Path) -> None:
+    box = Outbox(tmp_path / "old")
+    bring_to(box, "a", "stored")
+    for statement in ("DROP TABLE deliveries", "PRAGMA user_version = 1"):
+        box._db.execute(statement)
+    box.close()
+    for _ in range(2):
+        box = Outbox(tmp_path / "old")
+        assert box.item("a").state == "stored"
+        assert box.enqueue("a", "/in", "/out", 5).queued == 5
+        box.close()
+
+
+# the queue
+
+
+def confirm(box: Outbox, job: str, root: bytes = ROOT, block: int = 12) -> None:
+    bring_to(box, job, "stored")
+    box.add_batch(root, b"manifest", cid.of(b"manifest"), [job])
+    box.set_anchored(root, "0xaa", block)
+    box.set_confirmed(root)
+
+
+def test_a_delivery_waits_until_it_is_done(box: Outbox) -> None:
+    bring_to(box, "a", "bundled")
+    queued = box.enqueue("a", "/in", "/out", 5)
+    assert (queued.job, queued.source, queued.target, queued.queued, queued.done) == ("a", "/in", "/out", 5, None)
+    assert box.deliveries() == [queued] == [box.delivery("a")] and box.waiting() == 1
+    with pytest.raises(RecordError, match="not confirmed and must not leave"):
+        box.set_delivered("a", 9)
+    confirm(box, "a")
+    assert box.set_delivered("a", 9).done == 9 == box.set_delivered("a", 10).done
+    assert box.deliveries() == [] and box.waiting() == 0
+    assert box.delivered_to("/out") == [box.delivery("a")] and box.delivered_to("/other") == []
+
+
+def test_queueing_twice_is_queueing_once_and_two_targets_are_refused(box: Outbox) -> None:
+    bring_to(box, "a", "bundled")
+    assert box.enqueue("a", "/in", "/out", 5) == box.enqueue("a", "/in", "/out", 6)
+    with pytest.raises(RecordError, match="was queued for /out and not for /other"):
+        box.enqueue("a", "/in", "/other")
+
+
+def test_two_pictures_cannot_wait_for_one_name(box: Outbox) -> None:
+    for job in ("a", "b"):
+        bring_to(box, job, "bundled")
+    box.enqueue("a", "/in", "/out")
+    with pytest.raises(RecordError, match="the marked form of /in waits for this name"):
+        box.enqueue("b", "/in2", "/out")
+
+
+@pytest.mark.parametrize("state", ["drawn", "marked"])
+def test_what_has_no_record_cannot_be_queued(box: Outbox, state: str) -> None:
+    bring_to(box, "a", state)
+    for job in ("a", "unknown"):
+        with pytest.raises(RecordError, match="no signed record"):
+            box.enqueue(job, "/in", "/out")
+
+
+def test_deliveries_by_state_oldest_first(box: Outbox) -> None:
+    for number, (job, state) in enumerate([("a", "stored"), ("b", "bundled"), ("c", "stored"), ("d", "stored")]):
+        bring_to(box, job, state)
+        box.enqueue(job, "/in", f"/{job}", 10 - number)
+    assert [one.job for one in box.deliveries()] == ["d", "c", "b", "a"]
+    assert [one.job for one in box.deliveries("stored", 2)] == ["d", "c"]
+    box.add_batch(ROOT, b"manifest", cid.of(b"manifest"), ["d"])
+    assert [one.job for one in box.deliveries("stored")] == ["c", "a"]
+    assert [one.job for one in box.deliveries("bundled")] == ["b"]
+    assert box.counts() == {"drawn": 0, "marked": 0, "bundled": 1, "stored": 3, "anchored": 0, "confirmed": 0}
+    assert box.jobs() == ["a", "b", "c", "d"]
+    with pytest.raises(RecordError, match="not in the queue"):
+        box.delivery("e")
+
+
+def test_only_a_confirmed_batch_can_be_lost_and_is_sent_again_as_it_was(box: Outbox) -> None:
+    bring_to(box, "a", "stored")
+    box.add_batch(ROOT, b"manifest", cid.of(b"manifest"), ["a"])
+    with pytest.raises(RecordError, match="only a confirmed one can be lost"):
+        box.set_lost(ROOT)
+    box.set_anchored(ROOT, "0xaa", 12)
+    box.set_confirmed(ROOT)
+    lost = box.set_lost(ROOT)
+    assert (lost.state, lost.manifest, lost.tx_hash, lost.block) == ("built", b"manifest", None, None)
+    assert (box.item("a").state, box.item("a").root) == ("stored", ROOT)
+    box.set_anchored(ROOT, "0xbb", 14)
+    assert box.set_confirmed(ROOT).block == 14
+
+
+def test_roots_by_state_and_the_newest(box: Outbox) -> None:
+    assert box.newest() is None
+    roots = [bytes([number]) * 32 for number in range(3)]
+    for root, block in zip(roots, (7, 9, 8), strict=True):
+        confirm(box, root.hex(), root, block)
+    box.set_lost(roots[0])
+    assert box.roots() == roots and box.roots("confirmed") == roots[1:] and box.roots("built") == roots[:1]
+    assert box.newest() == roots[1]

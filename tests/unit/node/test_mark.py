@@ -8,14 +8,14 @@ import pydicom
 import pytest
 from PIL import Image
 
-from medprov_ledger import bundle, eip712, evidence, manifest, sealing
+from medprov_ledger import bundle, cid, eip712, evidence, manifest, sealing
 from medprov_ledger.errors import ChainError, RecordError, StoreError
 from medprov_ledger.index import RecordIndex
 from medprov_ledger.keys import load_account, load_reader_key
-from medprov_ledger.outbox import Outbox
+from medprov_ledger.outbox import FILE, Outbox
 from medprov_ledger.registry import Registry
 from medprov_ledger.store import BlockStore
-from medprov_node import mark
+from medprov_node import mark, preparing
 from medprov_node.errors import MarkedBeforeError, MarkError, NotAllowedError, OutputError, StateError
 from medprov_node.held import HeldFolder, exclusive
 from medprov_node.mark import mark_files
@@ -48,7 +48,7 @@ def hospital_a(house):
 
 
 def items(house):
-    outbox = Outbox(hospital_a(house).state / mark.OUTBOX)
+    outbox = Outbox(hospital_a(house).state / FILE)
     try:
         return outbox.items()
     finally:
@@ -117,7 +117,7 @@ def test_the_evidence_shows_which_attribute_was_changed(done) -> None:
 
 def test_the_bundle_opens_for_the_hospital_and_proves_the_cover(done) -> None:
     hospital = done.house.config.hospital("hospital-a")
-    wraps = bundle.WrapFolder(hospital.state / mark.WRAPS).load(done.dicom.bundle_cid)
+    wraps = bundle.WrapFolder(hospital.state / preparing.WRAPS).load(done.dicom.bundle_cid)
     opened = bundle.open(done.house.ledger.store.get(done.dicom.bundle_cid), wraps, load_reader_key(hospital))
     cover = media.read(done.dicom.input).array
     assert salted(opened.salt, content_hash(cover)) == entry_of(done, done.dicom).record.cover_hash
@@ -153,7 +153,7 @@ def test_the_result_is_json(done) -> None:
 
 def test_nothing_is_held_after_release(done) -> None:
     state = done.house.config.hospital("hospital-a").state
-    assert list((state / mark.HELD).iterdir()) == []
+    assert list((state / preparing.HELD).iterdir()) == []
     marked = [item for item in items(done.house) if item.payload is not None]
     assert [item.state for item in marked] == ["confirmed", "confirmed"]
 
@@ -382,7 +382,7 @@ def test_a_manifest_that_the_store_lost_is_put_there_again(house, quick, picture
         with pytest.raises(Crash):
             quickly(house, quick, [(picture, target)])
     (anchor,) = house.ledger.registry.anchors(house.since)
-    house.ledger.store._file(mark.cid.parse(anchor.cid)).unlink()
+    house.ledger.store._file(cid.parse(anchor.cid)).unlink()
     quickly(house, quick, [(picture, target)])
     assert target.exists() and house.ledger.store.has(anchor.cid)
 
@@ -423,7 +423,7 @@ def test_another_anchor_with_the_hospital_s_own_key_stops_the_release(house, qui
     monkeypatch.setattr(
         Registry,
         "anchor_batch",
-        lambda self, root, count, cid, account: real(self, root, count, mark.cid.of(b"other"), account),
+        lambda self, root, count, _, account: real(self, root, count, cid.of(b"other"), account),
     )
     with pytest.raises(RecordError, match="who else has this hospital's key, its pictures must not be released"):
         quickly(house, quick, [(picture, target)])
@@ -437,7 +437,7 @@ def test_a_manifest_that_the_store_lost_stops_the_release(house, quick, picture,
     def forgetful(self, data):
         name = real(self, data)
         if data.startswith(b"{"):
-            self._file(mark.cid.parse(name)).unlink()
+            self._file(cid.parse(name)).unlink()
         return name
 
     monkeypatch.setattr(BlockStore, "put", forgetful)
@@ -501,7 +501,7 @@ def test_a_damaged_held_picture_is_said(house, quick, picture, monkeypatch) -> N
         patched.setattr(Outbox, "set_bundled", lambda *_: (_ for _ in ()).throw(Crash))
         with pytest.raises(Crash):
             quickly(house, quick, [(picture, target)])
-    (held,) = (hospital_a(house).state / mark.HELD).iterdir()
+    (held,) = (hospital_a(house).state / preparing.HELD).iterdir()
     held.write_bytes(held.read_bytes()[:-40])
     with pytest.raises(StateError, match="damaged"):
         quickly(house, quick, [(picture, target)])
