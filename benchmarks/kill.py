@@ -1,11 +1,11 @@
 """Does the outbox lose or double anything? Processes are killed at random while pictures flow through a hospital.
 
-    python -m benchmarks.kill [--pictures 2000] [--kills 200] [--seed N] [--ipfs PROGRAM] [--json FILE] [--quick]
+    python -m benchmarks.kill [--pictures 2000] [--kills 200] [--seed N] [--ipfs] [--json FILE] [--quick]
 
 One process marks pictures into the queue (``queue_files``), another flushes it (``watch``); the chain is Anvil with its
 state written once a second (the Python EVM where Node is absent), the store a folder of blocks or, with ``--ipfs``, a
-daemon. Again and again one of them gets SIGKILL at a random moment and is started again. In the end ``audit`` compares
-chain, manifests, store, outbox and wrapped keys, and every output is read.
+daemon (:mod:`benchmarks.js_ipfs`). Again and again one of them gets SIGKILL at a random moment and is started again. In
+the end ``audit`` compares chain, manifests, store, outbox and wrapped keys, and every output is read.
 
 Pictures are small noise, and instead of the watermark a stand-in changes the lowest bits of their first row: what is
 tried here is the way of a picture after its marking. Keys, signatures, sealing, batches, chain and store are real.
@@ -33,6 +33,8 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
+from benchmarks import js_ipfs
+from benchmarks.js_ipfs import Daemon, UnavailableError
 from medprov_ledger import development, embedded
 from medprov_ledger.audit import audit
 from medprov_ledger.config import Config
@@ -122,7 +124,7 @@ class Outcome:
         return counts == {self.pictures} and not (self.waiting or self.erased or self.differences)
 
 
-def run(folder: Path, pictures: int, kills: int, seed: int, ipfs: Ipfs | None = None) -> Outcome:
+def run(folder: Path, pictures: int, kills: int, seed: int, ipfs: Daemon | None = None) -> Outcome:
     """Let `pictures` flow and kill `kills` times.
 
     Parameters
@@ -130,7 +132,7 @@ def run(folder: Path, pictures: int, kills: int, seed: int, ipfs: Ipfs | None = 
     folder : Path
         Empty.
     pictures, kills, seed : int
-    ipfs : Ipfs or None
+    ipfs : Daemon or None
         A daemon to be killed too; None keeps objects in a folder.
     """
     chance = random.Random(seed)
@@ -138,7 +140,7 @@ def run(folder: Path, pictures: int, kills: int, seed: int, ipfs: Ipfs | None = 
     home = folder / "federation"
     if ipfs is not None:
         ipfs.start()
-    development.up(home, [StandIn.model], ipfs.address if ipfs is not None else None)
+    development.up(home, [StandIn.model], ipfs.api if ipfs is not None else None)
     crew = _Crew(home, jobs, folder / "lost")
     counts: Counter[str] = Counter()
     started = time.monotonic()
@@ -291,34 +293,22 @@ def _kill_chain(home: Path) -> None:
         os.kill(chain.pid, signal.SIGKILL)
 
 
-class Ipfs:
-    """A daemon that can be killed and comes back."""
-
-    address = ""
-
-    def start(self) -> None:
-        """Start it, or start it again on its repository."""
-        raise NotImplementedError
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        raise NotImplementedError
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 where every picture is anchored exactly once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--ipfs", action="store_true", help="the store is a daemon, which is killed too")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="40 pictures and 8 kills, under a minute")
     options = parser.parse_args(arguments)
     pictures, kills = (40, 8) if options.quick else (options.pictures, options.kills)
     with tempfile.TemporaryDirectory(prefix="medprov-kill-") as folder:
         try:
-            found = run(Path(folder), pictures, kills, options.seed)
-        except (LedgerError, NodeError, WatermarkError) as error:
+            daemon = Daemon(js_ipfs.program(), Path(folder) / "ipfs") if options.ipfs else None
+            found = run(Path(folder), pictures, kills, options.seed, daemon)
+        except (UnavailableError, LedgerError, NodeError, WatermarkError) as error:
             print(f"kill: {error}", file=sys.stderr)
             return 1
     report = asdict(found) | {"clean": found.clean}

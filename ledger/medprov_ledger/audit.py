@@ -98,7 +98,7 @@ def audit(registry: Registry, federation: Federation, store: Store, hospitals: S
     domain = eip712.domain(config.chain_id, registry.address)
     index = RecordIndex(":memory:", domain)
     try:
-        report = index.sync(registry, federation, store, config.directory_key)
+        report = index.sync(registry, federation, store, *config.directory_keys)
         problems = [
             Difference("manifest", f"batch 0x{one.root.hex()} of {one.owner}: {one.state}: {one.reason}")
             for one in report.problems

@@ -54,7 +54,7 @@ def name_of(address: str, config: Config) -> str:
 def _records(record_key: bytes, ledger: Ledger, config: Config) -> list[Entry]:
     index = RecordIndex(":memory:", ledger.domain)
     try:
-        index.sync(ledger.registry, ledger.federation, ledger.store, config.directory_key)
+        index.sync(ledger.registry, ledger.federation, ledger.store, *config.directory_keys)
         return index.by_key(record_key)
     finally:
         index.close()

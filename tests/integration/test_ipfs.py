@@ -1,16 +1,8 @@
-"""The stores against a real IPFS daemon: js-ipfs, which is installed once with npm and kept in build/.
-
-Needs npm and, the first time, its registry: 992 packages, 290 MB, three to four minutes. MEDPROV_TEST_CACHE names
-another folder to keep it in.
-"""
+"""The stores against a real IPFS daemon (:mod:`benchmarks.js_ipfs`)."""
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,22 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import js_ipfs
+from benchmarks.js_ipfs import Daemon, UnavailableError
 from medprov_ledger import cid
 from medprov_ledger.errors import StoreError, UnreachableError
-from medprov_ledger.ipfs_rpc import Session
 from medprov_ledger.ipfs_store import IpfsStore
 from medprov_ledger.replicated_store import ReplicatedStore
-
-PACKAGE = "ipfs@0.66.1"
-CACHE = Path(os.environ.get("MEDPROV_TEST_CACHE") or Path(__file__).resolve().parents[2] / "build")
-PATIENCE = 90.0
-"""Seconds for one start of the daemon on a busy machine."""
-POLYFILL = """if (!Promise.withResolvers) Promise.withResolvers = function () {
-  let resolve, reject
-  const promise = new this((one, other) => { resolve = one; reject = other })
-  return { promise, resolve, reject }
-}
-"""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -41,86 +23,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def program() -> list[str]:
     """The daemon's command line."""
-    folder = CACHE / PACKAGE.replace("@", "-").replace("ipfs", "js-ipfs")
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm is None or node is None:
-        pytest.skip("Node and npm are not installed")
-    if not folder.is_dir():
-        _install(npm, folder)
-    polyfill = folder / "with-resolvers.cjs"
-    polyfill.write_text(POLYFILL)
-    return [node, "--require", str(polyfill), str(folder / "node_modules/ipfs/src/cli.js")]
-
-
-def _install(npm: str, folder: Path) -> None:
-    answer = subprocess.run(
-        [npm, "ping", "--fetch-timeout=20000", "--fetch-retries=0"], capture_output=True, check=False
-    )
-    if answer.returncode:
-        pytest.skip("npm's registry does not answer")
-    unfinished = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.part")
-    unfinished.mkdir(parents=True)
-    (unfinished / "package.json").write_text('{"name": "medprov-test-ipfs", "private": true}\n')
-    # no scripts: they would fetch browsers and compilers that the daemon runs without
-    command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", PACKAGE]
     try:
-        done = subprocess.run(command, cwd=unfinished, capture_output=True, text=True, timeout=600, check=False)
-        if done.returncode:
-            pytest.skip(f"npm could not install {PACKAGE}: {done.stderr[-300:]}")
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-class Daemon:
-    """A daemon that can be killed and started again on its repository. It knows no other daemon and is told of none."""
-
-    def __init__(self, program: list[str], repository: Path) -> None:
-        self.program, self.repository = program, repository
-        self._process: subprocess.Popen[bytes] | None = None
-        command = [*program, "init", "--profile", "test", "--empty-repo"]
-        subprocess.run(command, env=self._environment(), capture_output=True, timeout=PATIENCE, check=True)
-        file = repository / "config"
-        config = json.loads(file.read_text())
-        config["Addresses"] = {"Swarm": [], "API": "/ip4/127.0.0.1/tcp/0"}
-        file.write_text(json.dumps(config))
-
-    @property
-    def api(self) -> str:
-        return (self.repository / "api").read_text().strip()
-
-    def start(self) -> Daemon:
-        # what a killed daemon leaves; it refuses to start beside them
-        shutil.rmtree(self.repository / "repo.lock", ignore_errors=True)
-        before = self.api if (self.repository / "api").exists() else None
-        (self.repository / "api").unlink(missing_ok=True)
-        if before is not None:
-            # on the port it had, for those who know its address
-            file = self.repository / "config"
-            config = json.loads(file.read_text())
-            config["Addresses"]["API"] = before.removesuffix("/http")
-            file.write_text(json.dumps(config))
-        log = self.repository.with_suffix(".log")
-        with log.open("wb") as stream:
-            command = [*self.program, "daemon", "--offline", "--enable-preload=false"]
-            self._process = subprocess.Popen(command, env=self._environment(), stdout=stream, stderr=stream)
-        deadline = time.monotonic() + PATIENCE
-        while b"Daemon is ready" not in log.read_bytes():
-            assert self._process.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
-            time.sleep(0.1)
-        return self
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-    def collect(self) -> None:
-        with Session(self.api, "did not collect its garbage", 30, 60) as session:
-            session.post("repo/gc", {})
-
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, "IPFS_PATH": str(self.repository)}
+        return js_ipfs.program()
+    except UnavailableError as error:
+        pytest.skip(str(error))
 
 
 Start = Callable[[], Daemon]
