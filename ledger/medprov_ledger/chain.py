@@ -169,7 +169,8 @@ class Chain:
 
     def sender(self, account: Account) -> Sender:
         """What sends for an account; the contracts' code is checked first."""
-        address = Web3.to_checksum_address(as_signer(account).address)
+        signer = as_signer(account)
+        address = Web3.to_checksum_address(signer.address)
         with self._lock:
             self._check_code()
             if address not in self._senders:
@@ -179,6 +180,8 @@ class Chain:
                 journal = Journal(path, f"{config.chain_id}:{config.federation_id.hex()}", address)
                 terms = Terms(config.confirmations, config.confirmation_timeout, config.bump_after, config.max_fee)
                 self._senders[address] = Sender(self.w3, account, journal, terms, config.chain_id)
+            # one journal per account, whoever signs for it now
+            self._senders[address].signer = signer
             return self._senders[address]
 
     def _check_code(self) -> None:

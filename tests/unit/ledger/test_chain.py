@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -20,7 +20,15 @@ from web3.contract.contract import ContractFunction
 import medprov_ledger.transactions
 from medprov_ledger.chain import Chain, Receipt, connect_http, transact
 from medprov_ledger.config import HospitalConfig
-from medprov_ledger.errors import ChainAwayError, ChainError, ContractAbsentError, RevertedError, WrongChainError
+from medprov_ledger.errors import (
+    ChainAwayError,
+    ChainError,
+    ContractAbsentError,
+    RevertedError,
+    SignerAwayError,
+    WrongChainError,
+)
+from medprov_ledger.signer import LocalSigner
 
 Patch = pytest.MonkeyPatch
 
@@ -309,3 +317,14 @@ def test_one_block_that_fails_is_an_error(chain: Chain) -> None:
 
 def test_empty_range(chain: Chain) -> None:
     assert list(chain.events(LimitedEvent(), 5, 4)) == []
+
+
+def test_who_signs_now_counts_and_not_who_signed_first(chain: Chain, people: Any) -> None:
+    class Gone(LocalSigner):
+        def sign_transaction(self, fields: Mapping[str, Any]) -> bytes:
+            raise SignerAwayError("the service is gone")
+
+    account = people.members[0]
+    with pytest.raises(SignerAwayError):
+        chain.send(batch(chain), Gone(account))
+    assert chain.send(batch(chain), account).block > 0
