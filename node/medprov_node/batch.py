@@ -13,13 +13,14 @@ from medprov_ledger.errors import ChainError, RecordError, RevertedError
 from medprov_ledger.outbox import Batch, Item, Outbox
 from medprov_ledger.registry import Anchor
 from medprov_ledger.signer import Account
+from medprov_ledger.store import Store
 from medprov_node import connect
 from medprov_node.connect import Ledger
 from medprov_node.errors import StateError
 
 
-def store(outbox: Outbox, ledger: Ledger, item: Item) -> Item:
-    """Put a picture's sealed evidence and bundle into the store.
+def store(outbox: Outbox, place: Store, item: Item) -> Item:
+    """Put a picture's sealed evidence and bundle into the store; the chain need not answer.
 
     Raises
     ------
@@ -32,7 +33,7 @@ def store(outbox: Outbox, ledger: Ledger, item: Item) -> Item:
         raise StateError(f"{outbox.path}: job {item.job} is incomplete; please report this")
     record = item.signed.record
     for data, name in ((item.evidence, record.evidence_cid), (item.bundle, record.bundle_cid)):
-        _same_cid("object", ledger.store.put(data), name)
+        _same_cid("object", place.put(data), name)
     return outbox.set_stored(item.job)
 
 

@@ -18,6 +18,7 @@ from medprov_ledger.keys import load_signer
 from medprov_ledger.manifest import MAX_RECORDS
 from medprov_ledger.outbox import FILE, Delivery, Item, Outbox
 from medprov_ledger.signer import Account
+from medprov_ledger.store import open_store
 from medprov_node import batch, connect, outputs, queueing
 from medprov_node.connect import Ledger
 from medprov_node.errors import NodeError, NotAllowedError
@@ -153,9 +154,8 @@ class _Run:
         self.ledger = ledger or self._connected()
 
     def go(self, rule: Rule, look_back: bool, now: float) -> Pass:
-        stored = anchored = lost = 0
+        stored, anchored, lost = self._store(), 0, 0
         if self.ledger is not None:
-            stored = self._store(self.ledger)
             try:
                 if look_back or self._newest_is_gone(self.ledger):
                     lost = self._lost(self.ledger)
@@ -176,12 +176,13 @@ class _Run:
         if str(error) not in self.problems:
             self.problems.append(str(error))
 
-    def _store(self, ledger: Ledger) -> int:
+    def _store(self) -> int:
         done = 0
+        place = self.ledger.store if self.ledger is not None else open_store(self.config)
         while waiting := self.outbox.deliveries("bundled", AT_ONCE):
             for delivery in waiting:
                 try:
-                    batch.store(self.outbox, ledger, self.outbox.item(delivery.job))
+                    batch.store(self.outbox, place, self.outbox.item(delivery.job))
                 except StoreError as error:
                     self._note(error)
                     return done

@@ -148,7 +148,7 @@ def _mark_all(
 def _stored(desk: Desk, ledger: Ledger, source: Path, target: Path, taken: set[str]) -> Prepared:
     one = prepare(desk, source, target, taken)
     with timed(one.milliseconds, "store"):
-        item = batch.store(desk.outbox, ledger, one.item) if one.item.state == "bundled" else one.item
+        item = batch.store(desk.outbox, ledger.store, one.item) if one.item.state == "bundled" else one.item
     return replace(one, item=item)
 
 

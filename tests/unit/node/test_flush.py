@@ -104,6 +104,12 @@ def test_while_the_chain_is_away_pictures_are_stored_and_wait(house, queued, mon
     assert run(house).delivered == 3 and house.anchors() == 1
 
 
+def test_without_a_connection_pictures_are_stored(house, queued) -> None:
+    done = flush(hospital_a(house), house.config)
+    assert (done.stored, done.delivered, done.waiting) == (3, 0, 3) and "no chain answers" in done.problems[0]
+    assert outbox(house).counts()["stored"] == 3
+
+
 def test_without_a_connection_what_is_confirmed_is_written_all_the_same(house, queued, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(module._Run, "_deliver", lambda self, now: 0)
