@@ -1,8 +1,9 @@
 """The embedded chain: a child process that outlives the command that started it, with its state in one folder.
 
-Anvil where Node and Anvil's binary are found, otherwise the Python EVM (:mod:`medprov_ledger.evm_server`). The first
-start decides; later starts take the same one, because neither reads the other's state. Anvil writes its state once a
-second, so a hard kill may lose the last second or two. The Python EVM loses nothing that it has confirmed.
+Anvil where Node and Anvil's binary are found, otherwise the Python EVM (:mod:`medprov_ledger.evm_server`);
+``$MEDPROV_CHAIN`` may name one of them, or Ganache. The first start decides; later starts take the same one, because
+none reads another's state. Anvil writes its state once a second, so a hard kill may lose the last second or two. The
+Python EVM and Ganache lose nothing that they have confirmed.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ only for a chain on the loopback interface."""
 DEVELOPMENT_ADDRESS = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
 ANVIL = "MEDPROV_ANVIL"
 """Environment variable that names Anvil's binary."""
+CHAIN = "MEDPROV_CHAIN"
+"""Environment variable that says what a new chain runs on: ``anvil``, ``ganache`` or ``python``."""
 HOST = "127.0.0.1"
 START_TIMEOUT = 120.0
 STOP_TIMEOUT = 20.0
@@ -45,7 +48,8 @@ LOG = "chain.log"
 
 _log = logging.getLogger(__name__)
 _STATE, _LOCK = "chain.json", "lock"
-_DATA = {"anvil": "anvil-state.json", "python": "evm-journal.jsonl"}
+_DATA = {"anvil": "anvil-state.json", "ganache": "ganache-db", "python": "evm-journal.jsonl"}
+_FUNDS = "0x3635c9adc5dea00000"
 # children of this very process: kept so that Python does not complain about programs that are meant to stay
 _children: list[subprocess.Popen[bytes]] = []
 
@@ -57,7 +61,7 @@ class Embedded:
     Parameters
     ----------
     kind : str
-        ``"anvil"`` or ``"python"``.
+        ``"anvil"``, ``"ganache"`` or ``"python"``.
     port : int
     pid : int or None
         None after a regular stop.
@@ -106,6 +110,16 @@ def find_anvil() -> Path | None:
         return local
     on_path = shutil.which("anvil")
     return Path(on_path) if on_path else None
+
+
+def find_ganache() -> Path | None:
+    """Ganache's command-line script, beside this package's checkout or behind ``ganache`` on the PATH; None without."""
+    if shutil.which("node") is None:
+        return None
+    checkout = Path(__file__).resolve().parents[2]
+    local = checkout / "contracts" / "node_modules" / "ganache" / "dist" / "node" / "cli.js"
+    on_path = shutil.which("ganache")
+    return local if local.is_file() else Path(on_path).resolve() if on_path else None
 
 
 @contextlib.contextmanager
@@ -179,12 +193,15 @@ def start(folder: Path) -> Embedded:
         Something else answers on its port.
     """
     before = load(folder)
-    anvil = find_anvil()
-    kind = before.kind if before else ("anvil" if anvil else "python")
-    if kind == "anvil" and anvil is None:
+    kind = before.kind if before else _wanted()
+    program = {"anvil": find_anvil, "ganache": find_ganache}.get(kind, lambda: None)()
+    if kind != "python" and program is None:
+        name = kind.capitalize()
         raise ChainError(
-            f"{folder}: was made with Anvil, which is not found now; put node and anvil on the PATH again, "
+            f"{folder}: was made with {name}, which is not found now; put node and {kind} on the PATH again, "
             "or use another --dir"
+            if before
+            else f"${CHAIN} names {kind}, which is not found; put node and {kind} on the PATH, or unset the variable"
         )
     if kind == "python" and importlib.util.find_spec("eth") is None:
         raise ChainError(
@@ -199,7 +216,7 @@ def start(folder: Path) -> Embedded:
             f"{data}: the chain's state is missing; restore it from a backup, or remove {folder} to begin anew"
         )
     port = before.port if before and _is_free(before.port) else _free_port()
-    command = _anvil_command(anvil, data, port) if kind == "anvil" and anvil else _python_command(data, port)
+    command = _command(kind, program, data, port)
     log = folder / LOG
     try:
         log.write_bytes(b"")
@@ -257,7 +274,10 @@ def has_state(folder: Path) -> bool:
 def discard(folder: Path) -> None:
     """Remove the state of a chain that is not running."""
     for file in _state_files(folder):
-        file.unlink(missing_ok=True)
+        if file.is_dir():
+            shutil.rmtree(file)
+        else:
+            file.unlink(missing_ok=True)
 
 
 def _state_files(folder: Path) -> Iterator[Path]:
@@ -290,6 +310,32 @@ def wait_until_saved(folder: Path) -> None:
 
 def _written(file: Path) -> int:
     return file.stat().st_mtime_ns if file.exists() else 0
+
+
+def _wanted() -> str:
+    """What a new chain runs on."""
+    wanted = os.environ.get(CHAIN) or ("anvil" if find_anvil() else "python")
+    if wanted not in _DATA:
+        raise ChainError(f"${CHAIN}: {wanted!r} is unknown; name {', '.join(_DATA)}, or unset the variable")
+    return wanted
+
+
+def _command(kind: str, program: Path | None, data: Path, port: int) -> list[str]:
+    if program is None:
+        return _python_command(data, port)
+    return _anvil_command(program, data, port) if kind == "anvil" else _ganache_command(program, data, port)
+
+
+def _ganache_command(script: Path, data: Path, port: int) -> list[str]:
+    options = {
+        "--server.host": HOST,
+        "--server.port": port,
+        "--chain.chainId": CHAIN_ID,
+        "--chain.hardfork": "shanghai",
+        "--database.dbPath": data.resolve(),
+        "--wallet.accounts": f"{DEVELOPMENT_KEY},{_FUNDS}",
+    }
+    return ["node", str(script), *(str(part) for option in options.items() for part in option), "--logging.quiet"]
 
 
 def _anvil_command(anvil: Path, data: Path, port: int) -> list[str]:

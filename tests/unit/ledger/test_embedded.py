@@ -27,6 +27,7 @@ RICH = Account.from_key(DEVELOPMENT_KEY)
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder whose chain is the Python EVM, because Node is hidden; stopped afterwards."""
+    monkeypatch.delenv(embedded.CHAIN, raising=False)
     monkeypatch.setattr("medprov_ledger.embedded.shutil.which", lambda _: None)
     yield tmp_path
     chain = embedded.load(tmp_path) if is_sound(tmp_path) else None
@@ -274,3 +275,59 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ChainError, match="cannot be used"), embedded.locked(tmp_path / "file" / "x"):
         pass
+
+
+# Ganache, and which of them
+
+
+def test_where_ganache_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    checkout = tmp_path / "checkout"
+    monkeypatch.setattr(embedded, "__file__", str(checkout / "ledger" / "medprov_ledger" / "embedded.py"))
+    script = program(tmp_path / "lib" / "cli.js")
+    (tmp_path / "ganache").symlink_to(script)
+    assert embedded.find_ganache() is None, "no Node"
+    program(tmp_path / "node")
+    assert embedded.find_ganache() == script
+    inside = program(checkout / "contracts/node_modules/ganache/dist/node/cli.js")
+    assert embedded.find_ganache() == inside
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [("geth", "'geth' is unknown; name anvil, ganache, python"), ("ganache", "names ganache, which is not found")],
+)
+def test_a_chain_that_cannot_be_had(folder: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, message: str) -> None:
+    monkeypatch.setenv(embedded.CHAIN, wanted)
+    with pytest.raises(ChainError, match=message):
+        embedded.start(folder)
+    assert not embedded.has_state(folder)
+
+
+def test_ganache_that_is_gone(folder: Path) -> None:
+    (folder / "chain.json").write_text('{"kind":"ganache","port":1,"pid":null,"started":""}')
+    with pytest.raises(ChainError, match="was made with Ganache, which is not found now"):
+        embedded.start(folder)
+
+
+@pytest.mark.slow
+def test_ganache_keeps_what_it_has_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if embedded.find_ganache() is None:
+        pytest.skip("needs Node and Ganache: 'npm ci' in contracts/")
+    monkeypatch.setenv(embedded.CHAIN, "ganache")
+    chain = embedded.start(tmp_path)
+    try:
+        assert chain.kind == "ganache"
+        transact(connect_http(chain.rpc), {"to": "0x" + "05" * 20, "value": 3}, RICH)
+        assert chain.pid is not None
+        os.kill(chain.pid, signal.SIGKILL)
+        gone(chain)
+        # the folder decides, not the variable
+        monkeypatch.setenv(embedded.CHAIN, "python")
+        again = embedded.start(tmp_path)
+        assert again.kind == "ganache"
+        assert connect_http(again.rpc).eth.get_balance("0x" + "05" * 20) == 3
+    finally:
+        embedded.stop(tmp_path)
+    embedded.discard(tmp_path)
+    assert not embedded.has_state(tmp_path)
