@@ -193,7 +193,7 @@ def start(folder: Path) -> Embedded:
         Something else answers on its port.
     """
     before = load(folder)
-    kind = before.kind if before else _wanted()
+    kind = before.kind if before else wanted()
     program = {"anvil": find_anvil, "ganache": find_ganache}.get(kind, lambda: None)()
     if kind != "python" and program is None:
         name = kind.capitalize()
@@ -312,8 +312,14 @@ def _written(file: Path) -> int:
     return file.stat().st_mtime_ns if file.exists() else 0
 
 
-def _wanted() -> str:
-    """What a new chain runs on."""
+def wanted() -> str:
+    """What a new chain runs on.
+
+    Raises
+    ------
+    ChainError
+        ``$MEDPROV_CHAIN`` names none that is known.
+    """
     wanted = os.environ.get(CHAIN) or ("anvil" if find_anvil() else "python")
     if wanted not in _DATA:
         raise ChainError(f"${CHAIN}: {wanted!r} is unknown; name {', '.join(_DATA)}, or unset the variable")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from medprov_ledger import embedded
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -17,6 +19,7 @@ def test_the_demo_ends_as_it_must(tmp_path: Path) -> None:
     folders = os.environ["PATH"].split(os.pathsep)
     kept = [f for f in folders if not (Path(f) / "node").exists() and not (Path(f) / "anvil").exists()]
     env = {**os.environ, "PATH": os.pathsep.join(kept), "COLUMNS": "160"}
+    env.pop(embedded.CHAIN, None)
     done = subprocess.run(
         [sys.executable, "-m", "demo", "--dir", str(tmp_path / "demo")],
         cwd=ROOT,

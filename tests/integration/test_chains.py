@@ -46,7 +46,11 @@ class Node:
 
     def start(self) -> None:
         if self.kind != "ganache":
-            chain = embedded.start(self.folder)
+            os.environ[embedded.CHAIN], before = self.kind, os.environ.get(embedded.CHAIN, "")
+            try:
+                chain = embedded.start(self.folder)
+            finally:
+                os.environ[embedded.CHAIN] = before
             assert chain.kind == self.kind
             assert chain.pid is not None
             self.rpc, self.pid = chain.rpc, chain.pid
@@ -295,7 +299,7 @@ def test_no_money(node: Node) -> None:
 
 
 def test_truncated_anvil_state(tmp_path: Path) -> None:
-    if embedded.find_anvil() is None:
+    if embedded.wanted() != "anvil":
         pytest.skip("needs Node and Anvil: 'npm ci' in contracts/")
     chain = embedded.start(tmp_path)
     transact(connect_http(chain.rpc), {"to": RICH.address, "value": 1}, RICH)
@@ -315,7 +319,7 @@ def test_truncated_anvil_state(tmp_path: Path) -> None:
 
 
 def test_anvil_saves_when_it_is_stopped(tmp_path: Path) -> None:
-    if embedded.find_anvil() is None:
+    if embedded.wanted() != "anvil":
         pytest.skip("needs Node and Anvil: 'npm ci' in contracts/")
     chain = embedded.start(tmp_path)
     receipt = transact(connect_http(chain.rpc), {"to": RICH.address, "value": 1}, RICH)
@@ -327,7 +331,7 @@ def test_anvil_saves_when_it_is_stopped(tmp_path: Path) -> None:
 
 
 def test_kill_9_right_after_up(tmp_path: Path) -> None:
-    if embedded.find_anvil() is None:
+    if embedded.wanted() != "anvil":
         pytest.skip("needs Node and Anvil: 'npm ci' in contracts/")
     made = development.up(tmp_path, [b"\x07" * 32])
     assert made.chain.kind == "anvil"

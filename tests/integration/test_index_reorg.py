@@ -26,7 +26,7 @@ from tests.unit.ledger.test_index_chain import content
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        shutil.which("node") is None or embedded.find_anvil() is None,
+        shutil.which("node") is None or embedded.wanted() != "anvil",
         reason="needs Node and Anvil: 'npm ci' in contracts/",
     ),
 ]

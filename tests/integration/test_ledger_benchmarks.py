@@ -31,7 +31,7 @@ ANVIL = ("sending", "ledger_scale")
     ],
 )
 def test_quick_form(name: str, check, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    if name in ANVIL and embedded.find_anvil() is None:
+    if name in ANVIL and embedded.wanted() != "anvil":
         pytest.skip("needs Node and Anvil: 'npm ci' in contracts/")
     out = tmp_path / "out.json"
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(out)]

@@ -14,7 +14,7 @@ CONFIRMATIONS = 3
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[reorg.House]:
-    if embedded.find_anvil() is None:
+    if embedded.wanted() != "anvil":
         pytest.skip("needs Node and Anvil: 'npm ci' in contracts/")
     with reorg.house(CONFIRMATIONS) as made:
         yield made
