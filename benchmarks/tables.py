@@ -43,7 +43,7 @@ COMMANDS = {
     "verify_time": "python -m benchmarks.verify_time --json FILE",
     "ledger_scale": "python -m benchmarks.ledger_scale --json FILE",
     "sending": "python -m benchmarks.sending --json FILE",
-    "kill": "python -m benchmarks.kill --json FILE",
+    "kill": "python -m benchmarks.kill --ipfs --json FILE",
     "reorg": "python -m benchmarks.reorg --json FILE",
     "fuzz": "python -m benchmarks.fuzz --json FILE",
     "mutations": "python -m benchmarks.mutations --json FILE",
