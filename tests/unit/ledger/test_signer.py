@@ -51,7 +51,7 @@ def service() -> Iterator[str]:
     assert process.stdout is not None
     yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 @pytest.mark.parametrize("kind", ["web3signer", "clef"])
@@ -167,7 +167,7 @@ def test_a_member_with_a_remote_key(chain: Chain, people: Any, make_chain: Any) 
         assert registry.anchor(member.address, other).count == 2
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_a_local_account_is_a_signer() -> None:
