@@ -61,9 +61,35 @@ def build(outbox: Outbox, ledger: Ledger, items: Sequence[Item]) -> Batch:
 def resume(outbox: Outbox, ledger: Ledger, account: Account) -> int:
     """Finish what an interrupted call left; the number of batches it finished."""
     open_ones = [batch for batch in outbox.batches("built", "anchored") if is_ours(batch, ledger)]
+    send(outbox, ledger, [batch.root for batch in open_ones], account)
     for batch in open_ones:
         finish(outbox, ledger, batch.root, account)
     return len(open_ones)
+
+
+def send(outbox: Outbox, ledger: Ledger, roots: Sequence[bytes], account: Account) -> None:
+    """Send the anchors of several built batches together and wait for all at once.
+
+    What fails is left to :func:`finish`, which is to be called for each afterwards and says why.
+
+    Parameters
+    ----------
+    outbox : Outbox
+    ledger : Ledger
+    roots : sequence of bytes
+        32 bytes each.
+    account : LocalAccount or Signer
+
+    Raises
+    ------
+    ChainError, StoreError
+    """
+    built = [outbox.batch(root) for root in roots]
+    fresh = [one for one in built if ledger.registry.anchor(account.address, one.root, confirmed=False) is None]
+    if len(fresh) > 1:
+        # an anchor cannot be taken back: a store that is away must be noticed before it
+        connect.check_store(ledger)
+        ledger.registry.anchor_batches([(one.root, one.count, one.cid) for one in fresh], account)
 
 
 def finish(outbox: Outbox, ledger: Ledger, root: bytes, account: Account) -> Anchor:

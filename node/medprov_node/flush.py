@@ -28,6 +28,8 @@ from medprov_watermark.media.files import load, store
 
 AT_ONCE = 500
 """Pictures of one step that are looked up together, which bounds the memory of a pass."""
+TOGETHER = 32
+"""Batches that are sent together."""
 PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds between two passes of :func:`watch`; after failures they double up to the second."""
 
@@ -208,14 +210,23 @@ class _Run:
     def _anchor(self, ledger: Ledger, rule: Rule, now: float) -> int:
         done = batch.resume(self.outbox, ledger, self.account)
         checked: set[bytes] = set()
-        while due := self._due(rule, now):
+        while roots := self._built(ledger, rule, now, checked):
+            batch.send(self.outbox, ledger, roots, self.account)
+            for root in roots:
+                batch.finish(self.outbox, ledger, root, self.account)
+            done += len(roots)
+        return done
+
+    def _built(self, ledger: Ledger, rule: Rule, now: float, checked: set[bytes]) -> list[bytes]:
+        """Batches that are due, some at a time: their pictures are in memory while they are built."""
+        roots: list[bytes] = []
+        while len(roots) < TOGETHER and (due := self._due(rule, now)):
             items = [self.outbox.item(delivery.job) for delivery in due]
             for model in {_model(item) for item in items} - checked:
                 connect.check(ledger, self.hospital, model)
                 checked.add(model)
-            batch.finish(self.outbox, ledger, batch.build(self.outbox, ledger, items).root, self.account)
-            done += 1
-        return done
+            roots.append(batch.build(self.outbox, ledger, items).root)
+        return roots
 
     def _due(self, rule: Rule, now: float) -> Sequence[Delivery]:
         waiting = self.outbox.deliveries("stored", rule.count)

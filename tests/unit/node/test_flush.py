@@ -71,6 +71,35 @@ def test_a_batch_is_sent_when_it_is_full(house, queued) -> None:
     assert outbox(house).batches()[0].count == 2
 
 
+def test_batches_that_are_due_are_sent_together(house, queued, monkeypatch) -> None:
+    sent: list[int] = []
+    together, alone = Registry.anchor_batches, Registry.anchor_batch
+    monkeypatch.setattr(
+        Registry, "anchor_batches", lambda self, some, by: sent.append(len(some)) or together(self, some, by)
+    )
+    monkeypatch.setattr(Registry, "anchor_batch", lambda self, *a: sent.append(1) or alone(self, *a))
+    done = run(house, Rule(count=1, age=60.0))
+    assert sent == [3] and (done.anchored, done.delivered, done.problems) == (3, 3, ())
+    assert written(house, queued) == [True] * 3 and house.anchors() == 3
+
+
+def test_what_fails_together_is_finished_alone(house, queued, monkeypatch) -> None:
+    monkeypatch.setattr(Registry, "anchor_batches", lambda self, some, by: [ChainAwayError("away")] * len(some))
+    done = run(house, Rule(count=1, age=60.0))
+    assert (done.anchored, done.delivered, done.problems) == (3, 3, ()) and house.anchors() == 3
+
+
+def test_after_a_crash_between_building_and_sending_all_are_finished(house, queued, monkeypatch) -> None:
+    def crash(*_):
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "anchor_batches", crash)
+        with pytest.raises(Crash):
+            run(house, Rule(count=1, age=60.0))
+    assert run(house).problems == () and written(house, queued) == [True] * 3 and house.anchors() == 3
+
+
 @pytest.mark.parametrize(("later", "sent"), [(59, 0), (61, 1), (-1, 1)], ids=["young", "old", "clock set back"])
 def test_a_batch_that_is_not_full_is_sent_by_age(house, queued, later, sent) -> None:
     now = min(one.queued for one in queued) + later
