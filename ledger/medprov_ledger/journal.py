@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +20,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ._durable import DurableFile
 from .errors import ChainError
 from .merkle import keccak256
 
 NAME = "transactions.sqlite"
 """In a hospital's state folder."""
-SCHEMA = 1
 PATIENCE = 180.0
 """Seconds to wait for another process, which may be waiting for its signer."""
 _APPLICATION = 0x4D505458
@@ -93,7 +92,7 @@ class Entry:
         return self.variants[-1]
 
 
-class Journal:
+class Journal(DurableFile):
     """The transactions of one account on one chain.
 
     Parameters
@@ -114,22 +113,14 @@ class Journal:
 
     def __init__(self, path: Path | None, chain: str, sender: str) -> None:
         self.path, self.chain, self.sender = path, chain, sender
-        self._turn, self._lock = threading.Lock(), threading.RLock()
+        self._turn = threading.Lock()
         if path is not None:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             except OSError as error:
                 raise ChainError(f"{path.parent}: cannot be made ({error.strerror}); check its place") from None
-        with self._errors():
-            self._db = sqlite3.connect(path or ":memory:", timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-        self._prepare()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+        place = ":memory:" if path is None else str(path)
+        super().__init__(place, "journal of transactions", ChainError, _APPLICATION, (_TABLES,), "move it away")
 
     @property
     def lasting(self) -> bool:
@@ -312,41 +303,3 @@ class Journal:
             variants = tuple(Variant(tx_hash, json.loads(fields), raw, at) for *_, tx_hash, fields, raw, at in lines)
             found.append(Entry(number, nonce, purpose, state, variants))
         return found
-
-    def _prepare(self) -> None:
-        with self._write():
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            ours = self._db.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION
-            if not ours and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise ChainError(f"{self.path}: is another program's database; move it away")
-            if ours and version != SCHEMA:
-                raise ChainError(
-                    f"{self.path}: version {version} is unknown, this release reads {SCHEMA}; update medprov"
-                )
-            if not ours:
-                for statement in _TABLES:
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
-                self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
-
-    @contextmanager
-    def _write(self) -> Iterator[None]:
-        """One transaction: all of it or nothing, on the disk when it returns."""
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            with self._lock:
-                yield
-        except sqlite3.Error as error:
-            raise ChainError(
-                f"{self.path}: journal of transactions not usable ({error}); check space and rights"
-            ) from None

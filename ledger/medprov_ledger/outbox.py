@@ -14,15 +14,14 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import merkle, sealing
+from ._durable import DurableFile
 from .errors import RecordError
 from .manifest import SignedRecord
 from .record import Record
@@ -31,7 +30,6 @@ STATES = ("drawn", "marked", "bundled", "stored", "anchored", "confirmed")
 BATCH_STATES = ("built", "anchored", "confirmed")
 FILE = "outbox.sqlite"
 """Name in a hospital's state folder."""
-SCHEMA = 2
 _APPLICATION = 0x4D504F42
 _TABLES = (
     """CREATE TABLE items (
@@ -150,7 +148,7 @@ class Delivery:
     done: int | None
 
 
-class Outbox:
+class Outbox(DurableFile):
     """A hospital's outbox: one SQLite file, write-ahead log, every commit synced to the disk.
 
     Parameters
@@ -166,18 +164,10 @@ class Outbox:
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
-        self._lock = threading.RLock()
-        with self._errors():
-            self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-        self._prepare()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+        super().__init__(
+            self.path, "outbox", RecordError, _APPLICATION, (_TABLES, _QUEUE), "name another file for the outbox"
+        )
+        self._db.row_factory = sqlite3.Row
 
     def draw(self, job: str, now: int | None = None) -> Item:
         """The picture's row; a new job gets serial, salt and nonces at random, an old one keeps its own.
@@ -507,47 +497,6 @@ class Outbox:
             serial = secrets.token_bytes(4)
             if self._db.execute("SELECT 1 FROM items WHERE serial = ?", (serial,)).fetchone() is None:
                 return serial
-
-    def _prepare(self) -> None:
-        with self._write():
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            ours = self._db.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION
-            if not ours and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise RecordError(f"{self.path}: is another program's database; name another file for the outbox")
-            if ours and version == 1:
-                # deliveries came with version 2, nothing else changed
-                for statement in _QUEUE:
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
-            elif ours and version != SCHEMA:
-                raise RecordError(
-                    f"{self.path}: version {version} is unknown, this release reads {SCHEMA}; update medprov"
-                )
-            if not ours:
-                for statement in (*_TABLES, *_QUEUE):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
-                self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
-
-    @contextmanager
-    def _write(self) -> Iterator[None]:
-        """One transaction: all of it or nothing, on the disk when it returns."""
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            with self._lock:
-                yield
-        except sqlite3.Error as error:
-            raise RecordError(f"{self.path}: outbox not usable ({error}); check space and rights") from None
 
 
 def _step(what: str, order: Sequence[str], row: Any, state: str, values: Mapping[str, Any]) -> None:
