@@ -516,7 +516,8 @@ def page(folder: Path, plots: Path) -> str:
     lines = [
         "# Results",
         "",
-        "Every table is written by `python -m benchmarks.tables` from the commands beside it.",
+        "Every table is written by `python -m benchmarks.tables` from the commands beside it; what halmos takes, by "
+        "pytest itself.",
         "",
     ]
     for name, (title, section) in SECTIONS.items():

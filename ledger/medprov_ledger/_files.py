@@ -1,10 +1,16 @@
-"""Durable writes: after a crash a file is there whole or not at all."""
+"""Durable writes: after a crash a file is there whole or not at all. And bounded reads."""
 
 from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+from .errors import RecordError
+
+Parsed = TypeVar("Parsed")
 
 
 def write(file: Path, data: bytes, mode: int = 0o644) -> None:
@@ -36,6 +42,35 @@ def replace(file: Path, data: bytes, mode: int = 0o644) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def parsed(path: Path, limit: int, parse: Callable[[bytes], Parsed], advice: str) -> Parsed:
+    """What a file of one of this package's formats holds.
+
+    Parameters
+    ----------
+    path : Path
+    limit : int
+        Bytes; of a larger file one more is handed on, for `parse` to refuse.
+    parse : callable
+        Decodes the format.
+    advice : str
+        What to do where the file cannot be read.
+
+    Raises
+    ------
+    RecordError
+        Names the file.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limit + 1)
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
+    try:
+        return parse(data)
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from None
 
 
 def sync_folder(folder: Path) -> None:

@@ -24,9 +24,6 @@ from .outbox import FILE, Batch, Outbox
 from .registry import Anchor, Registry
 from .store import Store
 
-WRAPS = "wraps"
-"""Folder of wrapped keys in a hospital's state folder."""
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -132,7 +129,7 @@ class _Hospital:
     ) -> None:
         self.hospital, self.domain, self.store, self.index = hospital, domain, store, index
         self.anchors = {one.root: one for one in anchors if one.owner.lower() == hospital.address.lower()}
-        self.wraps = bundle.WrapFolder(hospital.state / WRAPS)
+        self.wraps = bundle.WrapFolder(hospital.state / bundle.FOLDER)
         self.confirmed = self.waiting = self.opened = self.erased = 0
 
     def run(self) -> list[Difference]:

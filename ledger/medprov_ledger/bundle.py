@@ -22,6 +22,8 @@ from .errors import RecordError, SealError
 
 VERSION = 1
 MAX_SIZE = 1 << 26
+FOLDER = "wraps"
+"""Folder of wrapped keys in a hospital's state folder."""
 MAX_SEALED = MAX_SIZE + 64
 """Largest sealed bundle, bytes; no reader needs to fetch more."""
 _MAGIC = b"MPBU"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import _canonical, eip712
+from . import _canonical, _files, eip712
 from .errors import RecordError
 from .merkle import keccak256
 
@@ -154,15 +154,7 @@ def read(path: Path) -> Checkpoint:
     RecordError
         Names the file.
     """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_SIZE + 1)
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read ({error.strerror}); name the file of a checkpoint") from None
-    try:
-        return parse(data)
-    except RecordError as error:
-        raise RecordError(f"{path}: {error}") from None
+    return _files.parsed(path, MAX_SIZE, parse, "name the file of a checkpoint")
 
 
 def parse(data: bytes) -> Checkpoint:

@@ -3,7 +3,7 @@
 A crash at any point resumes there, and a step done twice gives the same result, because a retry sends the stored bytes:
 sealing again would change the CID, and drawing again would change the mark.
 
-States of a picture: ``drawn`` (serial, salt, nonces and time exist), ``marked``, ``bundled`` (evidence and bundle are
+States of a picture: ``drawn`` (serial, nonces and time exist), ``marked``, ``bundled`` (evidence and bundle are
 sealed, the record is signed), ``stored`` (both lie in the store), ``anchored`` (in a batch with a transaction),
 ``confirmed``. States of a batch: ``built``, ``anchored``, ``confirmed``; its manifest goes into the store between the
 last two, because nobody may read a record before its anchor stands.
@@ -42,14 +42,16 @@ _TABLES = (
     "CREATE INDEX by_state ON items (state)",
     "CREATE INDEX by_root ON items (root)",
 )
-_QUEUE = (
+_SECOND = (
     """CREATE TABLE deliveries (
     job TEXT PRIMARY KEY REFERENCES items, source TEXT NOT NULL, target TEXT NOT NULL, queued INTEGER NOT NULL,
     done INTEGER)""",
     "CREATE INDEX by_done ON deliveries (done, queued)",
     "CREATE INDEX by_target ON deliveries (target)",
+    # the salt of the cover's hash is drawn where the picture is marked
+    "ALTER TABLE items DROP COLUMN salt",
 )
-"""What version 2 added."""
+"""What version 2 changed."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,6 @@ class Item:
         One of :data:`STATES`.
     serial : bytes
         4 bytes, unique in this outbox.
-    salt : bytes
-        16 bytes, of the cover's hash.
     evidence_nonce, bundle_nonce : bytes
         12 bytes each.
     time : int
@@ -85,7 +85,6 @@ class Item:
     job: str
     state: str
     serial: bytes
-    salt: bytes = field(repr=False)
     evidence_nonce: bytes = field(repr=False)
     bundle_nonce: bytes = field(repr=False)
     time: int
@@ -154,7 +153,7 @@ class Outbox(DurableFile):
     Parameters
     ----------
     path : Path or str
-        A file in the hospital's state folder; it holds payloads and salts, so keep it private.
+        A file in the hospital's state folder; it holds payloads, so keep it private.
 
     Raises
     ------
@@ -165,12 +164,12 @@ class Outbox(DurableFile):
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
         super().__init__(
-            self.path, "outbox", RecordError, _APPLICATION, (_TABLES, _QUEUE), "name another file for the outbox"
+            self.path, "outbox", RecordError, _APPLICATION, (_TABLES, _SECOND), "name another file for the outbox"
         )
         self._db.row_factory = sqlite3.Row
 
     def draw(self, job: str, now: int | None = None) -> Item:
-        """The picture's row; a new job gets serial, salt and nonces at random, an old one keeps its own.
+        """The picture's row; a new job gets serial and nonces at random, an old one keeps its own.
 
         Parameters
         ----------
@@ -182,9 +181,9 @@ class Outbox(DurableFile):
         with self._write():
             if self._row(job) is None:
                 moment = int(time.time()) if now is None else now
-                drawn = (self._new_serial(), secrets.token_bytes(16), sealing.new_nonce(), sealing.new_nonce(), moment)
-                columns = "job, state, serial, salt, evidence_nonce, bundle_nonce, time"
-                self._db.execute(f"INSERT INTO items ({columns}) VALUES (?, 'drawn', ?, ?, ?, ?, ?)", (job, *drawn))
+                drawn = (self._new_serial(), sealing.new_nonce(), sealing.new_nonce(), moment)
+                columns = "job, state, serial, evidence_nonce, bundle_nonce, time"
+                self._db.execute(f"INSERT INTO items ({columns}) VALUES (?, 'drawn', ?, ?, ?, ?)", (job, *drawn))
         return self.item(job)
 
     def set_marked(self, job: str, payload: bytes, marked_hash: bytes, released_hash: bytes) -> Item:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import _canonical, cid, eip712, merkle
+from . import _canonical, _files, cid, eip712, merkle
 from .errors import RecordError
 from .record import Record
 
@@ -197,15 +197,7 @@ def read(path: Path) -> Proof:
     RecordError
         Names the file.
     """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_SIZE + 1)
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read ({error.strerror}); name the file of 'medprov export'") from None
-    try:
-        return parse(data)
-    except RecordError as error:
-        raise RecordError(f"{path}: {error}") from None
+    return _files.parsed(path, MAX_SIZE, parse, "name the file of 'medprov export'")
 
 
 def parse(data: bytes) -> Proof:

@@ -41,8 +41,8 @@ from medprov_watermark.payload import Payload
 from medprov_watermark.pixels import Pixels
 from medprov_watermark.watermarker import STRICT, DualWatermarker
 
-HELD, WRAPS = "held", "wraps"
-"""Folders in a hospital's state folder."""
+HELD = "held"
+"""Folder in a hospital's state folder."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def open_desk(
                 watermarker=watermarker,
                 outbox=outbox,
                 held=HeldFolder(hospital.state / HELD),
-                wraps=bundle.WrapFolder(hospital.state / WRAPS),
+                wraps=bundle.WrapFolder(hospital.state / bundle.FOLDER),
                 policy=dict(policy or {}),
                 regions=Chooser(roi or Order()),
                 quick=quick,

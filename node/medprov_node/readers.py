@@ -22,7 +22,6 @@ from medprov_ledger.keys import load_reader_key, reader_public
 from medprov_ledger.store import open_store
 from medprov_node import reader_key
 from medprov_node.errors import OutputError, UnknownBundleError
-from medprov_node.preparing import WRAPS
 
 _HEX32 = re.compile(r"0x[0-9a-fA-F]{64}|[0-9a-fA-F]{64}")
 _PAYLOAD = re.compile(r"0x[0-9a-fA-F]{24}|[0-9a-fA-F]{24}")
@@ -52,7 +51,7 @@ class Access:
 
 def wrap_folder(hospital: HospitalConfig) -> WrapFolder:
     """Where a hospital keeps the wrapped keys of its bundles."""
-    return WrapFolder(hospital.state / WRAPS)
+    return WrapFolder(hospital.state / bundle.FOLDER)
 
 
 def access(hospital: HospitalConfig, bundle_cid: str) -> Access:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medprov_ledger import bundle, cid, eip712, manifest
-from medprov_ledger.audit import WRAPS, Audit, audit
+from medprov_ledger.audit import Audit, audit
 from medprov_ledger.block_store import BlockStore
 from medprov_ledger.chain import Chain
 from medprov_ledger.config import HospitalConfig
@@ -57,7 +57,7 @@ def hospital(make_chain, people, tmp_path: Path) -> Hospital:
     )
     config.state.mkdir()
     store = BlockStore(tmp_path / "blocks")
-    wraps = bundle.WrapFolder(config.state / WRAPS)
+    wraps = bundle.WrapFolder(config.state / bundle.FOLDER)
     reader = reader_public(load_reader_key(config))
     domain = eip712.domain(chain.config.chain_id, Registry(chain).address)
     outbox = Outbox(config.state / FILE)
@@ -154,19 +154,19 @@ def test_an_object_that_is_gone_or_damaged(hospital, name, damage) -> None:
 
 
 def test_a_wrapped_key_that_was_erased_is_counted_and_no_difference(hospital) -> None:
-    bundle.WrapFolder(hospital.config.state / WRAPS).erase(hospital.records[0].bundle_cid)
+    bundle.WrapFolder(hospital.config.state / bundle.FOLDER).erase(hospital.records[0].bundle_cid)
     found = hospital.audit()
     assert (found.opened, found.erased, found.differences) == (2, 1, ())
 
 
 def test_a_wrapped_key_that_does_not_open_its_bundle(hospital) -> None:
-    wraps = bundle.WrapFolder(hospital.config.state / WRAPS)
+    wraps = bundle.WrapFolder(hospital.config.state / bundle.FOLDER)
     wraps.save(hospital.records[0].bundle_cid, wraps.load(hospital.records[1].bundle_cid))
     assert places(hospital.audit()) == ["bundle"]
 
 
 def test_wraps_that_cannot_be_read(hospital) -> None:
-    file = hospital.config.state / WRAPS / f"{hospital.records[0].bundle_cid}.json"
+    file = hospital.config.state / bundle.FOLDER / f"{hospital.records[0].bundle_cid}.json"
     file.write_bytes(b"{")
     assert places(hospital.audit()) == ["bundle"]
 

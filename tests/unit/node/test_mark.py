@@ -117,7 +117,7 @@ def test_the_evidence_shows_which_attribute_was_changed(done) -> None:
 
 def test_the_bundle_opens_for_the_hospital_and_proves_the_cover(done) -> None:
     hospital = done.house.config.hospital("hospital-a")
-    wraps = bundle.WrapFolder(hospital.state / preparing.WRAPS).load(done.dicom.bundle_cid)
+    wraps = bundle.WrapFolder(hospital.state / bundle.FOLDER).load(done.dicom.bundle_cid)
     opened = bundle.open(done.house.ledger.store.get(done.dicom.bundle_cid), wraps, load_reader_key(hospital))
     cover = media.read(done.dicom.input).array
     assert salted(opened.salt, content_hash(cover)) == entry_of(done, done.dicom).record.cover_hash
