@@ -82,6 +82,8 @@ class Integrity:
     payload : Payload or None
     reason : str
         Why it is not intact.
+    other_model : bytes
+        Of an intact mark that another model than the loaded one has made: the first 8 bytes of that model's hash.
     """
 
     state: str
@@ -89,6 +91,7 @@ class Integrity:
     signature: bytes | None = None
     payload: Payload | None = None
     reason: str = ""
+    other_model: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -454,10 +454,11 @@ class DualWatermarker:
             return opened
         frame, body, settings, marked_hash = opened
         mark = None
-        if body.cover_hash is not None and frame.header.model == self.model[: len(frame.header.model)]:
+        other = frame.header.model if frame.header.model != self.model[: len(frame.header.model)] else b""
+        if body.cover_hash is not None and not other:
             rest = w2.rest_hash(body, settings)
             mark = ImageMark(FORMAT, self.model, commitment(body.payload), marked_hash, body.cover_hash, rest)
-        return Integrity("intact", mark, body.signature, body.payload)
+        return Integrity("intact", mark, body.signature, body.payload, other_model=other)
 
     def _open(self, image: Samples) -> Integrity | _Opened:
         frame = integrity.extract(image)

@@ -106,15 +106,18 @@ def plots(args: argparse.Namespace) -> int:
 
 
 def release(args: argparse.Namespace) -> int:
-    """Write the release files of a checkpoint.
+    """Write the release files of a checkpoint, or of the weights of a federation's round.
 
     Raises
     ------
     WatermarkError
-        Not a checkpoint.
+        Neither.
     """
     from medprov_watermark.training import export  # needs onnx, which training alone does not
 
+    if args.checkpoint.suffix == ".safetensors":
+        print(f"model {export.write_release(export.model_of_weights(args.checkpoint), args.out, args.name)}")
+        return 0
     try:
         model, about = export.model_of_checkpoint(args.checkpoint)
     except DAMAGED as error:

@@ -45,6 +45,13 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def selection(paths: list[Path], limit: int) -> list[Path]:
+    """At most `limit` of the paths, sorted; from more a fixed selection by name."""
+    if len(paths) <= limit:
+        return sorted(paths)
+    return sorted(sorted(paths, key=lambda p: hashlib.sha256(p.name.encode()).digest())[:limit])
+
+
 def read_grey(path: Path) -> NDArray[np.uint8]:
     """Luminance of an image file, uint8 (H, W); deeper samples are scaled, from 0 or a minimum below to the maximum."""
     with Image.open(path) as image:

@@ -2,7 +2,8 @@
 
 Both sides import this module, so it names no transport. Weights and updates are float32 arrays by tensor name. A
 model's hash is the SHA-256 of its safetensors file with the tensors in the order of their names; a hospital answers
-with the difference (trained minus received weights), not with weights, so that what is checked is what was sent.
+with the difference (trained minus received weights), not with weights, so that what is checked is what was sent. What
+is trained is none of this module's business (:mod:`medprov_watermark.training.tasks`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -22,12 +24,13 @@ from safetensors import SafetensorError
 from torch import nn
 
 from medprov_watermark.errors import WatermarkError
-from medprov_watermark.training.loop import Settings
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 ARRAYS = "arrays"
 """Record of arrays: weights on the way down, differences on the way up."""
+SCALES = "scales"
+"""Record of arrays on the way up where differences come as integers: one array of that name, a step per tensor."""
 ASSIGNMENT = "assignment"
 """Record of configuration on the way down."""
 METRICS = "metrics"
@@ -38,10 +41,6 @@ NUM_EXAMPLES = "num-examples"
 LOSS = "loss"
 BIT_ACCURACY = "bit-accuracy"
 SKIPPED = "skipped-images"
-PROBABILITY = "attack-probability"
-TARGET_DB = "target-db"
-TRAIN_METRICS = frozenset({NUM_EXAMPLES, LOSS, BIT_ACCURACY, SKIPPED, PROBABILITY, TARGET_DB})
-EVALUATE_METRICS = frozenset({NUM_EXAMPLES, LOSS, BIT_ACCURACY})
 
 ROUND = "round"
 BASE = "base"
@@ -136,8 +135,8 @@ def model_hash(arrays: Arrays) -> bytes:
     return hashlib.sha256(to_safetensors(arrays)).digest()
 
 
-def decode_array(data: bytes, shape: tuple[int, ...]) -> Float32:
-    """Read one array in NumPy's file format whose shape is known, and nothing else.
+def decode_array(data: bytes, shape: tuple[int, ...], dtype: str = "<f4") -> NDArray[Any]:
+    """Read one array in NumPy's file format whose shape and type are known, and nothing else.
 
     The header is compared and the length counted before anything is allocated: a few bytes from outside could claim
     terabytes.
@@ -145,51 +144,34 @@ def decode_array(data: bytes, shape: tuple[int, ...]) -> Float32:
     Raises
     ------
     ExchangeError
-        Anything but a little-endian float32 array of this shape in C order.
+        Anything but an array of this shape and type in C order.
     """
     stream = io.BytesIO(data)
+    wanted = np.dtype(dtype)
     try:
         version = np.lib.format.read_magic(stream)
         if version != (1, 0):
             raise ExchangeError(f"array file version {version} instead of (1, 0)")
-        found, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        found, fortran, kind = np.lib.format.read_array_header_1_0(stream)
     except ExchangeError:
         raise
     except Exception as error:  # the header is parsed as a Python literal: hostile text has many ways to fail
         raise ExchangeError(f"unreadable array header ({type(error).__name__})") from error
-    if fortran or dtype != np.dtype("<f4"):
-        raise ExchangeError(f"array of {dtype}{' in Fortran order' if fortran else ''} instead of float32 in C order")
+    if fortran or kind != wanted:
+        raise ExchangeError(f"array of {kind}{' in Fortran order' if fortran else ''} instead of {wanted} in C order")
     if found != shape:
         raise ExchangeError(f"array of shape {str(found)[:60]} instead of {shape}")
-    start, expected = stream.tell(), 4 * math.prod(shape)
+    start, expected = stream.tell(), wanted.itemsize * math.prod(shape)
     if len(data) - start != expected:
         raise ExchangeError(f"array of {len(data) - start} bytes instead of {expected}")
-    return np.frombuffer(data, "<f4", offset=start).reshape(shape).astype(np.float32)
+    return np.frombuffer(data, wanted, offset=start).reshape(shape).astype(wanted.newbyteorder("="))
 
 
-@dataclass(frozen=True)
-class Curriculum:
-    """How far the training has come; travels with the weights because a hospital keeps no state between rounds.
-
-    Parameters
-    ----------
-    step : int
-        Optimiser steps of the federation so far.
-    probability : float
-        Chance of an attack on a training picture.
-    db : float
-        PSNR that training pictures are marked at.
-    accuracy : float
-        Running bit accuracy.
-    """
-
-    step: int = 0
-    probability: float = 0.0
-    db: float = 34.0
-    accuracy: float = 0.5
-
-
+Scalar = int | float | str | bool
 ConfigValue = int | float | str | bytes | bool
+
+_SETTING, _PROGRESS = "set.", "at."
+_MOST_VALUES = 200
 
 
 @dataclass(frozen=True)
@@ -206,50 +188,50 @@ class Assignment:
         Hash of the weights that come with it.
     federation : bytes
         Federation id, 32 bytes.
+    task : str
+        What is trained.
     steps : int
         Optimiser steps to make.
-    settings : Settings
-        ``settings.steps`` is the length of the whole run, which the learning rate follows.
-    curriculum : Curriculum
+    settings : mapping of str to int, float, str or bool
+        Settings of the task.
+    progress : mapping of str to float
+        How far the training has come; travels with the weights because a hospital keeps no state between rounds.
+    encoding : str
+        How the difference is to be sent, see :mod:`medprov_watermark.training.encoding`.
+    feedback : bool
+        Whether a hospital adds what the encoding lost to its next difference.
     """
 
     number: int
     attempt: int
     base: bytes
     federation: bytes
+    task: str
     steps: int
-    settings: Settings
-    curriculum: Curriculum
+    settings: Mapping[str, Scalar] = field(default_factory=dict)
+    progress: Mapping[str, float] = field(default_factory=dict)
+    encoding: str = "float32"
+    feedback: bool = True
 
     def to_config(self) -> dict[str, ConfigValue]:
         """Flat form for a configuration record."""
-        s, c = self.settings, self.curriculum
         return {
             "protocol": PROTOCOL,
             ROUND: self.number,
             "attempt": self.attempt,
             BASE: self.base,
             "federation": self.federation,
+            "task": self.task,
             "steps": self.steps,
-            "total-steps": s.steps,
-            "batch": s.batch,
-            "rate": s.rate,
-            "start-db": s.start_db,
-            "final-db": s.final_db,
-            "ssim-weight": s.ssim_weight,
-            "seed": s.seed,
-            "channels": s.channels,
-            "blocks": s.blocks,
-            "extractor-blocks": s.extractor_blocks,
-            "step": c.step,
-            "probability": c.probability,
-            "db": c.db,
-            "accuracy": c.accuracy,
+            "encoding": self.encoding,
+            "feedback": self.feedback,
+            **{_SETTING + key: value for key, value in self.settings.items()},
+            **{_PROGRESS + key: float(value) for key, value in self.progress.items()},
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> Assignment:
-        """Read and check what a coordinator sent.
+        """Read and check what a coordinator sent; the task checks its settings and progress.
 
         Raises
         ------
@@ -258,35 +240,32 @@ class Assignment:
         """
         protocol = _integer(config, "protocol", 0, 2**31)
         if protocol != PROTOCOL:
-            raise ExchangeError(f"the coordinator speaks protocol {protocol}, this node {PROTOCOL}: use one release")
-        settings = Settings(
-            steps=_integer(config, "total-steps", 1, 10**9),
-            batch=_integer(config, "batch", 1, 1024),
-            rate=_number(config, "rate", 0.0, 1.0),
-            start_db=_number(config, "start-db", 20.0, 80.0),
-            final_db=_number(config, "final-db", 20.0, 80.0),
-            ssim_weight=_number(config, "ssim-weight", 0.0, 100.0),
-            seed=_integer(config, "seed", 0, 2**62),
-            channels=_integer(config, "channels", 8, 512),
-            blocks=_integer(config, "blocks", 1, 32),
-            extractor_blocks=_integer(config, "extractor-blocks", 1, 32),
-            adversarial_weight=0.0,  # the discriminator is not exchanged
-        )
-        if settings.channels % 8:
-            raise ExchangeError(f"channels is {settings.channels}: a multiple of 8 is needed")
+            raise ExchangeError(f"protocol {protocol} instead of {PROTOCOL}: install the coordinator's version")
+        if len(config) > _MOST_VALUES:
+            raise ExchangeError(f"assignment of {len(config)} values: at most {_MOST_VALUES} are plausible")
+        feedback = config.get("feedback")
+        if not isinstance(feedback, bool):
+            raise ExchangeError(f"assignment: feedback is {str(feedback)[:40]}: true or false is needed")
+        settings: dict[str, Scalar] = {}
+        progress: dict[str, float] = {}
+        for key, value in config.items():
+            if key.startswith(_PROGRESS):
+                progress[key.removeprefix(_PROGRESS)] = _number(config, key, -1e15, 1e15)
+            elif key.startswith(_SETTING):
+                if not isinstance(value, int | float | str):
+                    raise ExchangeError(f"assignment: {key[:40]} is a {type(value).__name__}")
+                settings[key.removeprefix(_SETTING)] = value
         return cls(
             number=_integer(config, ROUND, 1, 2**62),
             attempt=_integer(config, "attempt", 1, 2**62),
             base=_digest(config, BASE),
             federation=_digest(config, "federation"),
+            task=_text(config, "task"),
             steps=_integer(config, "steps", 1, 10**6),
             settings=settings,
-            curriculum=Curriculum(
-                step=_integer(config, "step", 0, 2**62),
-                probability=_number(config, "probability", 0.0, 1.0),
-                db=_number(config, "db", 20.0, 80.0),
-                accuracy=_number(config, "accuracy", 0.0, 1.0),
-            ),
+            progress=progress,
+            encoding=_text(config, "encoding"),
+            feedback=feedback,
         )
 
 
@@ -302,6 +281,13 @@ def _number(config: Mapping[str, object], key: str, low: float, high: float) -> 
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
         raise ExchangeError(f"assignment: {key} is {str(value)[:40]}: a number from {low} to {high} is needed")
     return float(value)
+
+
+def _text(config: Mapping[str, object], key: str) -> str:
+    value = config.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= 60 or not value.isprintable():
+        raise ExchangeError(f"assignment: {key} is {str(value)[:40]}: a name is needed")
+    return value
 
 
 def _digest(config: Mapping[str, object], key: str) -> bytes:

@@ -19,8 +19,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from medprov_watermark import carriers as cr
+from medprov_watermark.errors import WatermarkError
+from medprov_watermark.training import exchange
 from medprov_watermark.training.loop import Model, Settings
 from medprov_watermark.training.networks import ReleasedExtractor
+from medprov_watermark.training.tasks.watermark import marking_weights, model_of
 
 _OPSET = 18
 
@@ -67,6 +70,26 @@ def write_release(model: Model, folder: Path, name: str) -> str:
     (folder / f"{name}.safetensors").write_bytes(weights)
     (folder / f"{name}.onnx").write_bytes(extractor_onnx(model, model_hash))
     return model_hash
+
+
+def model_of_weights(path: Path) -> Model:
+    """The model of a safetensors file, such as a federation's round; a discriminator in it is left out.
+
+    Raises
+    ------
+    WatermarkError
+        Not the weights of these networks.
+    """
+    try:
+        arrays = marking_weights(exchange.from_safetensors(path.read_bytes()))
+        settings = Settings(
+            channels=len(arrays["coupling.picture.weight"]),
+            blocks=len({n.split(".")[2] for n in arrays if n.startswith("coupling.body.")}),
+            extractor_blocks=len({n.split(".")[2] for n in arrays if n.startswith("extractor.body.")}),
+        )
+        return model_of(settings, arrays)
+    except (OSError, KeyError, ValueError, RuntimeError, exchange.ExchangeError) as error:
+        raise WatermarkError(f"{path}: not the weights of the watermark networks ({error})") from error
 
 
 def model_of_checkpoint(path: Path) -> tuple[Model, dict[str, object]]:

@@ -33,12 +33,14 @@ class Settings:
     rate: float = 2e-3
     seed: int = 0
     widths: tuple[int, ...] = (24, 32, 48, 64)
+    norm: str = "batch"
 
 
-def _block(inputs: int, outputs: int) -> nn.Sequential:
+def _block(inputs: int, outputs: int, norm: str) -> nn.Sequential:
     parts: list[nn.Module] = []
     for first in (inputs, outputs):
-        parts += [nn.Conv2d(first, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        normal: nn.Module = nn.GroupNorm(8, outputs) if norm == "group" else nn.BatchNorm2d(outputs)
+        parts += [nn.Conv2d(first, outputs, 3, padding=1, bias=False), normal, nn.ReLU()]
     return nn.Sequential(*parts)
 
 
@@ -50,15 +52,18 @@ class Network(nn.Module):
     widths : tuple of int
         Channels at 1/2, 1/4, 1/8 and 1/16 of the size.
     kinds : int
+    norm : str
+        ``batch``, or ``group`` where statistics of batches cannot be shared (federated training); the widths are
+        multiples of 8 then.
     """
 
-    def __init__(self, widths: tuple[int, ...], kinds: int) -> None:
+    def __init__(self, widths: tuple[int, ...], kinds: int, norm: str = "batch") -> None:
         super().__init__()
         self.stem = nn.Conv2d(1, widths[0], 4, stride=2, padding=1)
-        self.down = nn.ModuleList(_block(a, b) for a, b in pairwise((widths[0], *widths)))
+        self.down = nn.ModuleList(_block(a, b, norm) for a, b in pairwise((widths[0], *widths)))
         self.context = nn.Linear(widths[-1], widths[-1])
         self.join = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
-        self.up = nn.ModuleList(_block(width, width) for width in widths[:-1])
+        self.up = nn.ModuleList(_block(width, width, norm) for width in widths[:-1])
         self.region = nn.Conv2d(widths[0], 4, 1)
         self.kind = nn.Linear(2 * widths[-1], kinds)
 
@@ -120,7 +125,7 @@ class Trainer:
     def __init__(self, pictures: Collection, settings: Settings, device: torch.device) -> None:
         torch.manual_seed(settings.seed)
         self.pictures, self.settings, self.device = pictures, settings, device
-        self.model = Network(settings.widths, len(pictures.kinds)).to(device)
+        self.model = Network(settings.widths, len(pictures.kinds), settings.norm).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).eval()
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.rate, weight_decay=1e-4)

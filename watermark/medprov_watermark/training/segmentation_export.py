@@ -34,7 +34,7 @@ def network_of_checkpoint(path: Path) -> tuple[Network, list[str]]:
     """The averaged network of a checkpoint, and the kinds that it knows."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     settings = Settings(**state["settings"])
-    network = Network(settings.widths, len(state["kinds"]))
+    network = Network(settings.widths, len(state["kinds"]), settings.norm)
     network.load_state_dict(state["average"])
     return network.eval(), [str(kind) for kind in state["kinds"]]
 
