@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from medprov_ledger import eip712
+from medprov_ledger import eip712, model_package
 from medprov_ledger.config import Config
 from medprov_ledger.errors import (
     ChainError,
@@ -275,6 +275,22 @@ class LedgerView:
         except ChainError as error:
             self._links, self.chain_trouble = None, str(error)
             return None
+
+    def model_file(self, prefix: bytes) -> Path:
+        """Weights file of a released model: as it was fetched before, else from chain and store.
+
+        Raises
+        ------
+        LedgerError
+            It cannot be had.
+        """
+        place = model_package.folder()
+        kept = model_package.kept(prefix, place)
+        if kept is not None:
+            return kept
+        if self._links is None:
+            self._links = self._connect(self.config)
+        return model_package.fetch(prefix, self._links.federation, self.store, place)
 
     def name(self, address: str) -> str | None:
         """The member's name, where the configuration has it."""

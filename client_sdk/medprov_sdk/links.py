@@ -9,6 +9,7 @@ from medprov_ledger.config import Config
 
 if TYPE_CHECKING:
     from medprov_ledger.chain import Chain
+    from medprov_ledger.federation import ReleasedModel
     from medprov_ledger.registry import Anchor, Registration
     from medprov_ledger.titles import Title
 
@@ -43,6 +44,9 @@ class Federation(Protocol):
 
     def current_of(self, address: str) -> str:
         """The account with which a member goes on; `address` itself where it was never rotated."""
+
+    def released_models(self, from_block: int = 0) -> list[ReleasedModel]:
+        """All confirmed released models, oldest first, the withdrawn ones too."""
 
 
 class Titles(Protocol):

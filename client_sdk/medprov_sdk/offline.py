@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medprov_ledger import checkpoint as checkpoints
-from medprov_ledger import eip712
+from medprov_ledger import eip712, model_package
 from medprov_ledger.errors import ObjectError, RecordError, UnreachableError
 from medprov_ledger.proof_file import Proof
 from medprov_sdk.errors import SdkError
@@ -191,6 +191,16 @@ class ProofView:
         self.proof, self.home, self.name = proof, home, name
         self.domain, self.federation_id = home.domain, home.federation_id
         self._pin = _pin(proof, trusted, name)
+
+    def model_file(self, prefix: bytes) -> Path:
+        """Weights file of a model that was fetched before.
+
+        Raises
+        ------
+        ModelError
+            It was not.
+        """
+        return model_package.find(prefix, None, None, model_package.folder())
 
     @property
     def store(self) -> ProofView:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medprov_ledger import proof_file
 from medprov_ledger.config import Config
-from medprov_ledger.errors import StoreError
+from medprov_ledger.errors import LedgerError, StoreError
 from medprov_ledger.sealing import PayloadKeys, payload_keys
 from medprov_sdk import claims, content, metadata
 from medprov_sdk.ledger_view import MOST_PROVED, LedgerView
@@ -22,6 +22,7 @@ from medprov_sdk.verdict import Basis, Content, Findings, Ledger, Seal, decide
 from medprov_sdk.verification import FalseAlarm, Verification
 from medprov_sdk.view import Found, View
 from medprov_watermark import detection
+from medprov_watermark.errors import WatermarkError
 from medprov_watermark.geometry import ALL, Geometry
 from medprov_watermark.hashing import content_hash
 from medprov_watermark.key_file import read_key
@@ -44,10 +45,15 @@ class Verifier:
     ----------
     watermarker : Watermarker
     ledger : View
+    load : callable or None
+        Loads another model from its weights file, with the same key; None: only the given one is known.
     """
 
-    def __init__(self, watermarker: Watermarker, ledger: View) -> None:
-        self.watermarker, self.ledger = watermarker, ledger
+    def __init__(
+        self, watermarker: Watermarker, ledger: View, load: Callable[[Path], Watermarker] | None = None
+    ) -> None:
+        self.watermarker, self.ledger, self._load = watermarker, ledger, load
+        self._others: dict[bytes, Watermarker] = {}
         self._directory = Directory.of([])
 
     @classmethod
@@ -81,7 +87,7 @@ class Verifier:
         from medprov_watermark.watermarker import DualWatermarker as Loaded
 
         watermarker: DualWatermarker = Loaded.load(key=key)
-        return cls(watermarker, LedgerView(config, cache))
+        return cls(watermarker, LedgerView(config, cache), lambda file: Loaded.load(file, key=key))
 
     @classmethod
     def from_proof(
@@ -121,7 +127,7 @@ class Verifier:
         from medprov_watermark.watermarker import DualWatermarker as Loaded
 
         watermarker: DualWatermarker = Loaded.load(key=key)
-        return cls(watermarker, view)
+        return cls(watermarker, view, lambda file: Loaded.load(file, key=key))
 
     def verify(self, image: str | os.PathLike[str] | Pixels | Samples, *, source: str | None = None) -> Verification:
         """Verify one picture.
@@ -144,7 +150,7 @@ class Verifier:
         samples, bits, name, pixels = given(image)
         stages["read"] = round((time.perf_counter() - start) * 1000, 2)
         work = Work(samples, pixels, stages=stages)
-        read, keys, found = self._look_up(work, read_marks(self.watermarker, work))
+        read, keys, found = self._look_up(work, self._by_its_model(work, read_marks(self.watermarker, work)))
         signed = claims.signer(self.ledger, work, read, found)
         found = claims.of_the_signer(work, read, found, signed)
         with work.stage("chain"):
@@ -211,6 +217,22 @@ class Verifier:
             basis=chosen.basis if chosen else None,
             offline=self.ledger.conclude(chosen, if_anchored),
         )
+
+    def _by_its_model(self, work: Work, read: Read) -> Read:
+        """What another model than the loaded one has sealed, read with that model, where it can be had."""
+        prefix = read.integrity.other_model
+        if not prefix or self._load is None:
+            return read
+        with work.stage("model"):
+            try:
+                if prefix not in self._others:
+                    self._others[prefix] = self._load(self.ledger.model_file(prefix))
+            except (LedgerError, WatermarkError) as error:
+                work.check("model of the mark", None, f"{error}; the signature in the mark is not checked")
+                return read
+            integrity = self._others[prefix].integrity(read.stands.undo(work.image))
+        work.check("model of the mark", True, f"model {prefix.hex()}..., released by the federation")
+        return replace(read, integrity=integrity)
 
     def _look_up(self, work: Work, read: Read) -> tuple[Read, PayloadKeys | None, list[Found]]:
         """The records of a picture: by its payload and hash, and where these name none, by list decoding."""

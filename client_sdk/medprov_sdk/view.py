@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from medprov_ledger import eip712
@@ -95,6 +96,15 @@ class View(Protocol):
 
     def standing(self, found: Sequence[Found], released_hash: bytes, check: Saying) -> tuple[list[Found], Found | None]:
         """What has become of records; see :func:`medprov_sdk.standing.still_standing`."""
+
+    def model_file(self, prefix: bytes) -> Path:
+        """Weights file of a released model whose hash begins with `prefix`.
+
+        Raises
+        ------
+        LedgerError
+            It cannot be had here.
+        """
 
     def describe(self, found: Found) -> Check:
         """The check that a record stands for."""

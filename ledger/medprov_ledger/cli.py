@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from . import audit_command, store_commands, terminal, title_commands
+from . import audit_command, model_commands, store_commands, terminal, title_commands
 from .errors import LedgerError
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def _run(options: argparse.Namespace) -> int:
         return audit_command.run(options)
     if options.command == title_commands.NAME:
         return title_commands.run(options)
+    if options.command == model_commands.NAME:
+        return model_commands.run(options)
     # imported here and not above: it takes a second, in which Ctrl-C is no error either
     from . import development
 
@@ -98,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     store_commands.add_to(commands)
     audit_command.add_to(commands)
     title_commands.add_to(commands)
+    model_commands.add_to(commands)
     return parser
 
 

@@ -195,17 +195,7 @@ class Config:
             No file, not TOML, or a key missing, malformed or unknown; the message names file and key.
         """
         file = Path(path) if path is not None else find()
-        try:
-            # some editors put a byte order mark before UTF-8
-            text = file.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            raise ConfigError(f"{file}: no such configuration file; 'medprov-ledger up' writes one") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: cannot be read ({_reason(error)})") from None
-        try:
-            document = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
-            raise ConfigError(f"{file}: not valid TOML ({_reason(error)}); correct it or write it anew") from None
+        document = read_toml(file, "no such configuration file; 'medprov-ledger up' writes one")
         return _parse(file, document)
 
     @property
@@ -251,8 +241,49 @@ def find() -> Path:
     )
 
 
-class _Table:
-    """One TOML table with checked access; knows its name for error messages. A key not in `known` is refused."""
+def read_toml(file: Path, absent: str) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Parameters
+    ----------
+    file : Path
+    absent : str
+        What to say, after its name, where there is no such file.
+
+    Raises
+    ------
+    ConfigError
+    """
+    try:
+        # some editors put a byte order mark before UTF-8
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: {absent}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read ({_reason(error)})") from None
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{file}: not valid TOML ({_reason(error)}); correct it or write it anew") from None
+
+
+class Table:
+    """One TOML table with checked access; knows its name for error messages. A key not in `known` is refused.
+
+    Parameters
+    ----------
+    file : Path
+    name : str
+        As in the file, for messages.
+    values : object
+        What the document has under that name.
+    known : tuple of str
+
+    Raises
+    ------
+    ConfigError
+        No table, or an unknown key; every method raises it too.
+    """
 
     def __init__(self, file: Path, name: str, values: Any, known: tuple[str, ...]) -> None:
         if not isinstance(values, dict):
@@ -264,6 +295,7 @@ class _Table:
                 raise self.bad(_spelled(key), f"is unknown; known here: {', '.join(known)}")
 
     def get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
+        """A value of one of these types; a missing one without default is an error, as in all that follow."""
         value = self.values.get(key, default)
         if value is None:
             raise ConfigError(f"{self.file}: {self.name}.{key} is missing")
@@ -273,60 +305,69 @@ class _Table:
         return value
 
     def text(self, key: str) -> str:
+        """Text that is not empty."""
         value: str = self.get(key, str)
         if not value.strip() or "\0" in value:
             raise self.bad(key, "is empty or holds a zero byte")
         return value
 
     def bytes32(self, key: str) -> bytes:
+        """32 bytes, written as 0x and hexadecimal digits."""
         value = self.text(key)
         if not _BYTES32.fullmatch(value):
             raise self.bad(key, "must be 0x and 64 hexadecimal digits")
         return bytes.fromhex(value[2:])
 
     def all_bytes32(self, key: str) -> tuple[bytes, ...]:
+        """A list of them, empty where it is missing."""
         values: list[Any] = self.get(key, list, [])
         if not all(isinstance(value, str) and _BYTES32.fullmatch(value) for value in values):
             raise self.bad(key, "must be a list of texts of 0x and 64 hexadecimal digits")
         return tuple(bytes.fromhex(value[2:]) for value in values)
 
     def address(self, key: str) -> str:
+        """A chain address as it is written."""
         value = self.text(key)
         if not _ADDRESS.fullmatch(value):
             raise self.bad(key, "must be 0x and 40 hexadecimal digits")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
+        """A list of texts, empty where it is missing."""
         values: list[Any] = self.get(key, list, [])
         if not all(isinstance(value, str) and value.strip() and "\0" not in value for value in values):
             raise self.bad(key, "must be a list of texts, none of them empty")
         return tuple(values)
 
     def number(self, key: str, default: float | None, low: float, high: float) -> float:
+        """A number within [low, high]."""
         value: float = self.get(key, (int, float), default)
         if not low <= value <= high:
             raise self.bad(key, f"must lie between {low:g} and {high:g}")
         return value
 
     def integer(self, key: str, default: int | None, low: int, high: int) -> int:
+        """An integer within [low, high]."""
         value: int = self.get(key, int, default)
         if not low <= value <= high:
             raise self.bad(key, f"must lie between {low} and {high}")
         return value
 
     def file_path(self, key: str) -> Path:
+        """A path, relative ones from the file's folder."""
         return self.file.parent / self.text(key)
 
     def bad(self, key: str, why: str) -> ConfigError:
+        """The error that names file, table and key."""
         return ConfigError(f"{self.file}: {self.name}.{key} {why}")
 
 
 def _parse(file: Path, document: dict[str, Any]) -> Config:
-    federation = _Table(file, "federation", document.get("federation"), ("id", "name"))
-    chain = _Table(file, "chain", document.get("chain"), _CHAIN)
-    directory = _Table(file, "directory", document.get("directory", {}), ("discoverable", "key", "former"))
-    store = _Table(file, "store", document.get("store"), ("kind", "path", "api", "apis", "copies"))
-    watermark = _Table(file, "watermark", document.get("watermark", {}), ("key_file",))
+    federation = Table(file, "federation", document.get("federation"), ("id", "name"))
+    chain = Table(file, "chain", document.get("chain"), _CHAIN)
+    directory = Table(file, "directory", document.get("directory", {}), ("discoverable", "key", "former"))
+    store = Table(file, "store", document.get("store"), ("kind", "path", "api", "apis", "copies"))
+    watermark = Table(file, "watermark", document.get("watermark", {}), ("key_file",))
     for name in document:
         if name not in _TABLES:
             raise ConfigError(f"{file}: [{_spelled(name)}] is unknown; known are {', '.join(_TABLES)}")
@@ -366,11 +407,11 @@ def _parse(file: Path, document: dict[str, Any]) -> Config:
         former_directory_keys=former,
         bump_after=chain.number("bump_after", 60.0, 0.01, 86400),
         max_fee=round(chain.number("max_fee_gwei", float(MAX_FEE_GWEI), 1e-9, 1e9) * GWEI),
-        trust=_trust(_Table(file, "trust", document.get("trust", {}), ("members", "threshold", "checkpoints"))),
+        trust=_trust(Table(file, "trust", document.get("trust", {}), ("members", "threshold", "checkpoints"))),
     )
 
 
-def _trust(table: _Table) -> TrustConfig:
+def _trust(table: Table) -> TrustConfig:
     members = table.texts("members")
     if not all(_ADDRESS.fullmatch(member) for member in members):
         raise table.bad("members", "must be a list of addresses, 0x and 40 hexadecimal digits")
@@ -384,7 +425,7 @@ def _trust(table: _Table) -> TrustConfig:
     return TrustConfig(members, table.integer("threshold", None, 1, len(members)), checkpoints)
 
 
-def _store(table: _Table) -> StoreConfig:
+def _store(table: Table) -> StoreConfig:
     kind = table.text("kind")
     if kind == "blocks":
         for key in ("apis", "copies"):
@@ -406,7 +447,7 @@ def _store(table: _Table) -> StoreConfig:
 def _hospital(file: Path, name: str, values: Any) -> HospitalConfig:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{file}: hospital name {name!r} must be letters, digits, '.', '_' or '-' (at most 64)")
-    table = _Table(file, f"hospitals.{name}", values, _HOSPITAL)
+    table = Table(file, f"hospitals.{name}", values, _HOSPITAL)
     signer = table.text("signer") if "signer" in values else None
     if signer is not None and (problem := rpc_address.problem(signer)):
         raise table.bad("signer", problem)

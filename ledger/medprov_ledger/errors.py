@@ -96,8 +96,16 @@ class RecordError(LedgerError):
     """A record, proof or manifest is malformed or does not match its anchor."""
 
 
+class ModelError(LedgerError):
+    """A model version is not released, not there, or not what its hash says."""
+
+
 class TitleError(LedgerError):
     """A record is not there, or what was asked does not fit what has become of it."""
+
+
+class ChildError(LedgerError):
+    """A program that a command runs beside itself cannot be started, or another command holds its folder."""
 
 
 class StandardOutputError(LedgerError):

@@ -10,6 +10,8 @@ from eth_utils.crypto import keccak
 from web3 import Web3
 
 from .chain import Account, Chain, Receipt
+from .cid import RAW, Cid, parse
+from .errors import ModelError, RecordError
 
 ZERO_ADDRESS = "0x" + "00" * 20
 
@@ -93,7 +95,7 @@ class Round:
 
 @dataclass(frozen=True)
 class ReleasedModel:
-    """A set of weights that the members approved for marking.
+    """A set of weights that the members approved for marking, at some time.
 
     Parameters
     ----------
@@ -332,13 +334,112 @@ class Federation:
         """Whether k members approved these weights (32 bytes, SHA-256)."""
         return bool(self.chain.call(self.contract.functions.isReleased(model_hash)))
 
+    def release_app(self, bundle_hash: bytes, account: Account) -> Receipt:
+        """Approve an app bundle for the training; the k-th approval of the same hash releases it.
+
+        The contract keeps it beside the models, under a hash that no model can have.
+
+        Parameters
+        ----------
+        bundle_hash : bytes
+            32 bytes, SHA-256 of the bundle.
+        account : LocalAccount or Signer
+            A member's.
+
+        Raises
+        ------
+        RevertedError
+            As :meth:`release_model`.
+        """
+        return self.release_model(_app(bundle_hash), str(Cid(RAW, bundle_hash)), account)
+
+    def is_app_released(self, bundle_hash: bytes) -> bool:
+        """Whether k members approved this bundle (32 bytes, SHA-256) and did not withdraw it."""
+        return self.is_usable(_app(bundle_hash))
+
+    def withdraw_app(self, bundle_hash: bytes, account: Account) -> Receipt:
+        """Approve that sites run a bundle no more; see :meth:`withdraw_model`."""
+        return self._change(_app(bundle_hash), False, account)
+
     def released_models(self, from_block: int = 0) -> list[ReleasedModel]:
-        """All confirmed released models since a block, oldest first."""
+        """All confirmed released models since a block, oldest first, the withdrawn ones too."""
         last = self.chain.confirmed_head()
-        return [
+        found = [
             ReleasedModel(bytes(log["args"]["modelHash"]), log["args"]["cid"], log["blockNumber"], log["args"]["time"])
             for log in self.chain.events(self.contract.events.ModelReleased, from_block, last)
         ]
+        return [one for one in found if not _derived(one.model_hash, one.cid)]
+
+    def withdraw_model(self, model_hash: bytes, account: Account) -> Receipt:
+        """Approve that a released model marks no more; what it has marked stays good. The k-th approval counts.
+
+        Parameters
+        ----------
+        model_hash : bytes
+            32 bytes, SHA-256 of the weights file.
+        account : LocalAccount or Signer
+            A member's.
+
+        Raises
+        ------
+        RevertedError
+            As :meth:`release_model`.
+        ModelError
+            It is not in use.
+        """
+        return self._change(model_hash, False, account)
+
+    def reinstate_model(self, model_hash: bytes, account: Account) -> Receipt:
+        """Approve that a withdrawn model marks again; see :meth:`withdraw_model`."""
+        return self._change(model_hash, True, account)
+
+    def is_usable(self, model_hash: bytes) -> bool:
+        """Whether a model (32 bytes, SHA-256) is released and not withdrawn."""
+        return self.is_released(model_hash) and self._changes(model_hash) % 2 == 0
+
+    def active_model(self) -> ReleasedModel | None:
+        """The newest released model that is not withdrawn; None where there is none."""
+        usable = (one for one in reversed(self.released_models()) if self._changes(one.model_hash) % 2 == 0)
+        return next(usable, None)
+
+    def _changes(self, model_hash: bytes) -> int:
+        """How often a released model was withdrawn and reinstated."""
+        count = 0
+        while self.is_released(_standing(model_hash, count + 1)):
+            count += 1
+        return count
+
+    def _change(self, model_hash: bytes, usable: bool, account: Account) -> Receipt:
+        if not self.is_released(model_hash):
+            raise ModelError(f"model {model_hash.hex()}: was never released here")
+        count = self._changes(model_hash)
+        if count == MOST_CHANGES:
+            raise ModelError(f"model {model_hash.hex()}: its standing has changed {count} times; release another model")
+        if (count % 2 == 0) == usable:
+            raise ModelError(f"model {model_hash.hex()}: is {'in use' if usable else 'withdrawn'} already")
+        return self.release_model(_standing(model_hash, count + 1), str(Cid(RAW, model_hash)), account)
+
+
+MOST_CHANGES = 64
+"""Withdrawals and reinstatements of one model that :meth:`Federation.released_models` tells from models."""
+
+
+def _app(bundle_hash: bytes) -> bytes:
+    return keccak(b"medprov app bundle" + bundle_hash)
+
+
+def _standing(model_hash: bytes, number: int) -> bytes:
+    """What is approved for a model's n-th change of standing: odd ones withdraw it, even ones reinstate it."""
+    return keccak(b"medprov model standing" + model_hash + number.to_bytes(8, "big"))
+
+
+def _derived(approved: bytes, cid: str) -> bool:
+    """Whether an approved hash stands for an app bundle or a change of standing, whose CID names what it is about."""
+    try:
+        about = parse(cid).digest
+    except RecordError:
+        return False
+    return approved == _app(about) or any(approved == _standing(about, n) for n in range(1, MOST_CHANGES + 1))
 
 
 def _member(fields: tuple[str, bytes, bytes, int, int]) -> Member:

@@ -97,3 +97,9 @@ def check(ledger: Ledger, hospital: HospitalConfig, model: bytes) -> None:
             f"model {model.hex()}: not released by the federation at {federation.address}; ask its members to approve "
             f"it, on a development chain run 'medprov-ledger up{where} --model {model.hex()}'"
         )
+    if not federation.is_usable(model):
+        active = federation.active_model()
+        other = f"'--weights $(medprov-ledger model fetch {active.model_hash.hex()})'" if active else "no other yet"
+        raise NotAllowedError(
+            f"model {model.hex()}: the members have withdrawn it, it marks no more; mark with {other}"
+        )

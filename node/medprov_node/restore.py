@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medprov_ledger.errors import LedgerError
 from medprov_node import outputs
 from medprov_node.errors import MarkError
 from medprov_node.outputs import Job
@@ -59,7 +60,13 @@ class RestoreResult:
         return asdict(self) | {"input": str(self.input), "output": str(self.output)}
 
 
-def restore_file(source: Path, target: Path, *, watermarker: DualWatermarker | None = None) -> RestoreResult:
+Others = Callable[[bytes], DualWatermarker]
+"""Gets the first bytes of a model's hash and loads that model, or raises a `LedgerError`."""
+
+
+def restore_file(
+    source: Path, target: Path, *, watermarker: DualWatermarker | None = None, others: Others | None = None
+) -> RestoreResult:
     """Take both marks out of a picture.
 
     Parameters
@@ -67,6 +74,8 @@ def restore_file(source: Path, target: Path, *, watermarker: DualWatermarker | N
     source, target : Path
     watermarker : DualWatermarker or None
         None loads the weights that ship.
+    others : callable or None
+        Where another model made the mark; None knows none.
 
     Raises
     ------
@@ -74,16 +83,19 @@ def restore_file(source: Path, target: Path, *, watermarker: DualWatermarker | N
         The picture has no mark, has changed since marking, or was marked by another model or with another key.
     MediaError, OutputError, WeightsError
     """
-    return restore_files([(source, target)], watermarker=watermarker)[0]
+    return restore_files([(source, target)], watermarker=watermarker, others=others)[0]
 
 
-def restore_files(jobs: Sequence[Job], *, watermarker: DualWatermarker | None = None) -> list[RestoreResult]:
+def restore_files(
+    jobs: Sequence[Job], *, watermarker: DualWatermarker | None = None, others: Others | None = None
+) -> list[RestoreResult]:
     """Take both marks out of several pictures; the first that fails ends it.
 
     Parameters
     ----------
     jobs : sequence of (Path, Path)
     watermarker : DualWatermarker or None
+    others : callable or None
 
     Raises
     ------
@@ -91,13 +103,21 @@ def restore_files(jobs: Sequence[Job], *, watermarker: DualWatermarker | None = 
     """
     outputs.check(jobs, smallest=MIN_SIDE)
     watermarker = watermarker or DualWatermarker.load()
-    return [_restore(source, target, watermarker) for source, target in jobs]
+    return [_restore(source, target, watermarker, others) for source, target in jobs]
 
 
-def _restore(source: Path, target: Path, watermarker: DualWatermarker) -> RestoreResult:
+def _restore(source: Path, target: Path, watermarker: DualWatermarker, others: Others | None) -> RestoreResult:
     times = [time.perf_counter()]
     pixels = media.read(source)
     times.append(time.perf_counter())
+    if others is not None and (prefix := watermarker.integrity(pixels.array).other_model):
+        try:
+            watermarker = others(prefix)
+        except LedgerError as error:
+            raise RestoreError(
+                f"{source}: marked by model {prefix.hex()}..., which cannot be had ({error}; or "
+                "'medprov-node restore --weights FILE')"
+            ) from error
     try:
         cover = watermarker.restore(pixels.array)
     except RestoreError as error:

@@ -21,8 +21,8 @@ class Daemon(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        super().__init__((host, 0), Handler)
         self.moods: dict[str, str] = {}
         self.blocks: dict[str, bytes] = {}
         self.pins: set[str] = set()
@@ -38,7 +38,7 @@ class Daemon(ThreadingHTTPServer):
 
     @property
     def api(self) -> str:
-        return f"/ip4/127.0.0.1/tcp/{self.port}/http"
+        return f"/ip4/{self.server_address[0]!s}/tcp/{self.port}/http"
 
     def add(self, data: bytes) -> str:
         """Hold a file as after an ``add``."""

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from eth_account import Account
 
+from medprov_ledger import cid
 from medprov_ledger.chain import Chain
-from medprov_ledger.errors import RevertedError
+from medprov_ledger.errors import ModelError, RevertedError
 from medprov_ledger.federation import ZERO_ADDRESS, Federation, Kind, Status, name_hash
 
 HASH, OTHER = b"\x01" * 32, b"\x02" * 32
@@ -245,3 +246,35 @@ def test_unconfirmed_is_hidden(make_chain: Any, people: Any, tester: Any) -> Non
     assert Federation(deep).rounds() == []
     tester.provider.ethereum_tester.mine_block()
     assert len(Federation(deep).rounds()) == 1
+
+
+def test_models_are_withdrawn_and_reinstated_by_k_approvals(federation: Federation, people: Any) -> None:
+    first, second = people.members[:2]
+    model = b"\x51" * 32
+    with pytest.raises(ModelError, match="never released"):
+        federation.withdraw_model(model, first)
+    federation.release_model(model, cid.of(b"package"), first)
+    federation.release_model(model, cid.of(b"package"), second)
+    assert federation.is_usable(model) and federation.active_model().model_hash == model
+    for change, usable in ((federation.withdraw_model, False), (federation.reinstate_model, True)) * 2:
+        change(model, first)
+        assert federation.is_usable(model) is not usable, "one approval is not enough"
+        change(model, second)
+        assert federation.is_usable(model) is usable
+        assert (federation.active_model() is not None) is usable
+        assert [one.model_hash for one in federation.released_models()] == [model]
+        with pytest.raises(ModelError, match="already"):
+            change(model, first)
+
+
+def test_app_bundles_are_no_models(federation: Federation, people: Any) -> None:
+    first, second = people.members[:2]
+    bundle = b"\x52" * 32
+    federation.release_app(bundle, first)
+    assert not federation.is_app_released(bundle)
+    federation.release_app(bundle, second)
+    assert federation.is_app_released(bundle) and not federation.is_released(bundle)
+    assert federation.released_models() == [] and federation.active_model() is None
+    federation.withdraw_app(bundle, first)
+    federation.withdraw_app(bundle, second)
+    assert not federation.is_app_released(bundle) and federation.released_models() == []
