@@ -1,4 +1,4 @@
-"""Command line ``medprov-node``: mark and restore pictures, deal in keys."""
+"""Command line ``medprov-node``: mark and restore pictures, deal in keys, take part in the training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from medprov_ledger.config import Config, HospitalConfig
 from medprov_ledger.errors import ConfigError, LedgerError
 from medprov_node import key_commands, queue_commands
 from medprov_node.errors import MarkError, NodeError, OutputError, RegionError
+from medprov_node.joining import commands as joining
 from medprov_watermark.errors import WatermarkError
 
 if TYPE_CHECKING:
@@ -113,7 +114,11 @@ def _parser() -> argparse.ArgumentParser:
     restore = commands.add_parser(
         "restore",
         help="bring the cover of a marked picture back, bit for bit",
-        description="Take both marks out of an unchanged marked picture. Needs neither chain nor store.",
+        description="Take both marks out of an unchanged marked picture. Needs neither chain nor store, unless another "
+        "model than the installed one made the mark and was not fetched before.",
+    )
+    restore.add_argument(
+        "--config", type=Path, metavar="FILE", help="medprov.toml of the federation whose models may be fetched"
     )
     restore.add_argument("input", type=Path, metavar="IN", help="marked picture, unchanged since marking")
     restore.add_argument("output", type=Path, metavar="OUT", help="file that is not there yet")
@@ -131,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
     key_commands.add(commands)
     queue_commands.add(commands)
+    joining.add(commands)
     return parser
 
 
@@ -140,6 +146,8 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.command in queue_commands.NAMES:
         return queue_commands.run(options, choose)
+    if options.command in joining.NAMES:
+        return joining.run(options)
     try:
         if options.command == "mark":
             return _mark(options)
@@ -234,9 +242,34 @@ def _restore(options: argparse.Namespace) -> None:
 
     if options.input.is_dir():
         raise OutputError(f"{options.input}: it is a folder; restore takes one picture")
-    result = restore_file(options.input, options.output, watermarker=_named_weights(options.weights, options.key_file))
+    loaded = _named_weights(options.weights, options.key_file)
+    result = restore_file(options.input, options.output, watermarker=loaded, others=_other_models(options))
     text = json.dumps(result.to_json(), indent=1) if options.json else "\n".join(_restored_lines(result))
     terminal.say(text, done="the cover is restored and written")
+
+
+def _other_models(options: argparse.Namespace) -> Callable[[bytes], DualWatermarker] | None:
+    """Loads models that were fetched before, or fetches them from the federation that is named."""
+    if options.weights is not None:
+        return None
+
+    def load(prefix: bytes) -> DualWatermarker:
+        from medprov_ledger import model_package as packages
+        from medprov_node.connect import connect
+        from medprov_watermark.key_file import read_key
+        from medprov_watermark.watermarker import DualWatermarker
+
+        place = packages.folder()
+        file = packages.kept(prefix, place)
+        if file is None:
+            if options.config is None:
+                file = packages.find(prefix, None, None, place)
+            else:
+                ledger = connect(Config.load(options.config))
+                file = packages.find(prefix, ledger.federation, ledger.store, place)
+        return DualWatermarker.load(file, key=read_key(options.key_file) if options.key_file is not None else None)
+
+    return load
 
 
 def _named_weights(file: Path | None, key_file: Path | None) -> DualWatermarker | None:

@@ -47,3 +47,15 @@ class ConfigFileError(NodeError):
 
 class DirectoryKeyError(NodeError):
     """A directory key that was sent cannot be taken."""
+
+
+class JoinError(NodeError):
+    """A site cannot take part in the training, and asking again will not help."""
+
+
+class AwayError(NodeError):
+    """The coordinator's SuperLink does not answer now."""
+
+
+class BundleRefusedError(NodeError):
+    """The coordinator wants an app bundle run that the federation has not released, or that is for other code."""

@@ -5,16 +5,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from PIL import Image
 
-from medprov_node import client_app, task
+from medprov_node import client_app
+from medprov_watermark.training import encoding
 from medprov_watermark.training import exchange as ex
-from medprov_watermark.training.loop import Model, Settings
+from medprov_watermark.training.loop import Settings
+from medprov_watermark.training.tasks.base import TaskError
+from medprov_watermark.training.tasks.watermark import TASK
 
 SMALL = Settings(steps=10, batch=2, channels=8, blocks=1, extractor_blocks=1)
 FEDERATION = b"\x07" * 32
@@ -28,8 +30,7 @@ def identity(monkeypatch):
 
 @pytest.fixture(scope="module")
 def weights():
-    torch.manual_seed(4)
-    return ex.state_of(Model(SMALL))
+    return TASK.initial(SMALL)
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def folder(tmp_path):
 
 
 def message(weights, kind="train", **changes):
-    order = ex.Assignment(3, 4, ex.model_hash(weights), FEDERATION, 1, SMALL, ex.Curriculum())
+    order = ex.Assignment(3, 4, ex.model_hash(weights), FEDERATION, "watermark", 1, TASK.flat(SMALL), TASK.begin(SMALL))
     config = {**order.to_config(), **changes}
     content = RecordDict(
         {
@@ -62,7 +63,7 @@ def test_training_reply(weights, folder):
     content = reply.content
     assert set(content) == {ex.ARRAYS, ex.METRICS, ex.RECEIPT}
     metrics = content.metric_records[ex.METRICS]
-    assert set(metrics) == ex.TRAIN_METRICS
+    assert set(metrics) == {*TASK.metrics, ex.NUM_EXAMPLES, ex.SKIPPED}
     assert metrics[ex.SKIPPED] == 1 and isinstance(metrics[ex.NUM_EXAMPLES], int)
     record = content.array_records[ex.ARRAYS]
     deltas = {n: ex.decode_array(record[n].data, weights[n].shape) for n in record}
@@ -78,7 +79,7 @@ def test_evaluation_reply(weights, folder):
     reply = client_app.app(message(weights, "evaluate"), context({"images": str(folder)}))
     assert set(reply.content) == {ex.METRICS}
     metrics = reply.content.metric_records[ex.METRICS]
-    assert set(metrics) == ex.EVALUATE_METRICS and 0 <= metrics[ex.BIT_ACCURACY] <= 1
+    assert set(metrics) == {*TASK.figures, ex.NUM_EXAMPLES} and 0 <= metrics[ex.BIT_ACCURACY] <= 1
 
 
 def test_no_file_name_leaves_the_hospital(weights, folder):
@@ -91,7 +92,19 @@ def test_no_file_name_leaves_the_hospital(weights, folder):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"steps": 0}, {"steps": 10**9}, {"channels": 10**6}, {"base": bytes(32)}, {"protocol": 2}, {"round": 0}]
+    "changes",
+    [
+        {"steps": 0},
+        {"steps": 10**9},
+        {"set.channels": 10**6},
+        {"base": bytes(32)},
+        {"protocol": 1},
+        {"round": 0},
+        {"task": "os"},
+        {"encoding": "zip"},
+        {"set.more": 1},
+        {"at.more": 1.0},
+    ],
 )
 def test_assignments_that_no_honest_coordinator_sends(weights, folder, changes):
     with pytest.raises(client_app.RefusedError):
@@ -123,7 +136,7 @@ def test_own_configuration_goes_before_the_runs():
         ({"partition-id": -1}, {"images": folders}),
         ({"partition-id": 0}, {}),
     ):
-        with pytest.raises(task.TaskError, match="set 'images'"):
+        with pytest.raises(TaskError, match="set 'images'"):
             client_app.images_folder(context(node, run))
 
 
@@ -156,3 +169,50 @@ def test_nothing_is_signed_for_another_federation(weights, folder, hospital):
 
 def test_flower_is_told_not_to_call_out():
     assert os.environ["FLWR_TELEMETRY_ENABLED"] == "0" and os.environ["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+
+
+@pytest.mark.parametrize("name", ["float16", "int8"])
+def test_what_an_encoding_loses_is_remembered_and_sent_later(weights, folder, name):
+    node = context({"images": str(folder)})
+    plain = client_app.app(message(weights), context({"images": str(folder)})).content.array_records[ex.ARRAYS]
+    meant = {key: plain[key].numpy() for key in plain}
+    order = message(weights, encoding=name)
+    content = client_app.app(order, node).content
+    assert set(content.array_records) == ({ex.ARRAYS, ex.SCALES} if name == "int8" else {ex.ARRAYS})
+    arrays = {key: array.numpy() for key, array in content.array_records[ex.ARRAYS].items()}
+    scales = content.array_records[ex.SCALES][ex.SCALES].numpy() if name == "int8" else None
+    sent = encoding.decode(arrays, scales)
+    assert content.config_records[ex.RECEIPT][ex.UPDATE] == ex.model_hash(sent)
+    memory = node.state.array_records[client_app.MEMORY]
+    kept = {key: memory[key].numpy() for key in memory}
+    assert any(np.abs(array).max() > 0 for array in kept.values())
+    assert all(np.allclose(sent[key] + kept[key], meant[key], atol=1e-7) for key in meant)
+    again = client_app.app(message(weights, encoding=name), node).content.config_records[ex.RECEIPT][ex.UPDATE]
+    forgetful = client_app.app(message(weights, encoding=name, feedback=False), node)
+    assert again != ex.model_hash(sent) == forgetful.content.config_records[ex.RECEIPT][ex.UPDATE]
+
+
+def test_the_region_network_is_a_task_too(tmp_path):
+    from medprov_watermark.training.phantoms import vessels
+    from medprov_watermark.training.tasks.region import TASK as REGION
+    from medprov_watermark.training.tasks.region import Settings as RegionSettings
+
+    small = RegionSettings(steps=4, batch=2, widths=(8, 8), crop=64)
+    for folder in ("vessels", "vessels_masks"):
+        (tmp_path / folder).mkdir()
+    for i in range(3):
+        grey, mask = vessels(i)
+        Image.fromarray(grey).save(tmp_path / "vessels" / f"v{i}.png")
+        Image.fromarray(np.asarray(mask * np.uint8(255))).save(tmp_path / "vessels_masks" / f"v{i}.png")
+    start = REGION.initial(small)
+    changes = {f"set.{key}": value for key, value in REGION.flat(small).items()}
+    order = message(start, task="region", **changes)
+    config = order.content.config_records[ex.ASSIGNMENT]
+    for key in [*TASK.flat(SMALL), *TASK.begin(SMALL)]:
+        for prefix in ("set.", "at."):
+            if key not in REGION.flat(small) or prefix == "at.":
+                config.pop(f"{prefix}{key}", None)
+    config["at.step"] = 0.0
+    reply = client_app.app(order, context({"images": str(tmp_path)}))
+    metrics = reply.content.metric_records[ex.METRICS]
+    assert set(metrics) == {*REGION.metrics, ex.NUM_EXAMPLES, ex.SKIPPED}
