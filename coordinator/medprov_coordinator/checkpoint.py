@@ -1,20 +1,29 @@
 """A run's folder: weights, records of rounds, and the state that a run resumes from.
 
 ``models/<hash>.safetensors`` and ``rounds/<number>.json`` are written first, then ``state.json``, each by a temporary
-file, fsync and rename, so that a crash at any moment leaves the former state or the new one.
+file, fsync and rename, so that a crash at any moment leaves the former state or the new one. One coordinator at a time
+works in a folder.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from medprov_coordinator.errors import CheckpointError
 from medprov_watermark.training import exchange as ex
 
+LOCK = "lock"
+KEPT = 5
+"""Newest rounds whose weights stay in the folder; those of older ones are left to the store."""
+_PART = ".part"
 _ADVICE = "restore the folder from a backup or start in an empty one"
 
 
@@ -28,7 +37,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=_PART)
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(data)
@@ -48,6 +57,25 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 @dataclass(frozen=True)
+class PendingAnchor:
+    """A round that is on the disk and not yet on the chain: what the anchor takes.
+
+    Parameters
+    ----------
+    number : int
+    model, root, metrics : str
+        Hexadecimal, 32 bytes each.
+    cid : str
+    """
+
+    number: int
+    model: str
+    cid: str
+    root: str
+    metrics: str
+
+
+@dataclass(frozen=True)
 class State:
     """Where a run stands.
 
@@ -59,26 +87,23 @@ class State:
         Rounds tried, refused ones included.
     model : str
         Hash of the weights, hexadecimal.
-    curriculum : Curriculum
+    progress : dict of str to float
+        Of the task, see `medprov_watermark.training.tasks`.
     best : float or None
-        Best bit accuracy on the probe so far.
-    anchored : bool
-        False between writing a round and its anchor: resuming anchors it first.
-    cid, root, metrics : str
-        What the anchor takes beside the number and the hash, hexadecimal but for the CID.
-    transaction : str or None
+        Best score on the probe so far.
+    federation : str
+        Id of the federation whose rounds these are, hexadecimal; empty without a chain.
+    pending : tuple of PendingAnchor
+        Accepted rounds that wait for their anchor, oldest first, without a gap; the last one is round `number`.
     """
 
     number: int
     attempts: int
     model: str
-    curriculum: ex.Curriculum
+    progress: dict[str, float]
     best: float | None = None
-    anchored: bool = True
-    cid: str = ""
-    root: str = ""
-    metrics: str = ""
-    transaction: str | None = None
+    federation: str = ""
+    pending: tuple[PendingAnchor, ...] = ()
 
 
 class CheckpointFolder:
@@ -113,13 +138,70 @@ class CheckpointFolder:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}; {_ADVICE}") from error
         return check_model(data, bytes.fromhex(model), str(path))
 
+    def model_bytes(self, model: str) -> bytes:
+        """Bytes of a set of weights, with their hash checked; errors as for `load_model`."""
+        self.load_model(model)
+        return self.model_path(model).read_bytes()
+
+    def prune(self, keep: Collection[str], newest: int) -> None:
+        """Remove the weights of rounds that are `KEPT` or more behind the newest, except some.
+
+        Parameters
+        ----------
+        keep : collection of str
+            Hashes of weights that stay.
+        newest : int
+            Number of the newest round.
+        """
+        for number in range(newest - KEPT, 0, -1):
+            if not self.record_path(number).exists():
+                # of a round that another coordinator made
+                return
+            model = self.read_record(number)[0]
+            path = self.model_path(model)
+            if model not in keep:
+                if not path.exists():
+                    # older ones went before it
+                    return
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def record_path(self, number: int) -> Path:
+        """File of a round's record."""
+        return self.path / "rounds" / f"{number:06d}.json"
+
     def save_record(self, number: int, text: str) -> None:
         """Write the record of a round."""
-        write_atomic(self.path / "rounds" / f"{number:06d}.json", text.encode())
+        write_atomic(self.record_path(number), text.encode())
+
+    def save_refusal(self, number: int, attempt: int, text: str) -> None:
+        """Write the record of an attempt that was refused."""
+        write_atomic(self.path / "refused" / f"{number:06d}-{attempt:06d}.json", text.encode())
+
+    def read_record(self, number: int) -> tuple[str, str, str, str]:
+        """What a round's anchor takes, from its record: model, CID, root, hash of the record (hexadecimal).
+
+        Raises
+        ------
+        CheckpointError
+            Absent or damaged.
+        """
+        path = self.record_path(number)
+        try:
+            data = path.read_bytes()
+            body = json.loads(data)
+            model, cid, root = body["model"], body["cid"], body["root"]
+            if body["round"] != number or not len(bytes.fromhex(model)) == len(bytes.fromhex(root)) == 32:
+                raise ValueError("not the record of this round")
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}; {_ADVICE}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: damaged: {error}; {_ADVICE}") from error
+        return model, cid, root, hashlib.sha256(data).hexdigest()
 
     def save_state(self, state: State) -> None:
         """Write the state."""
-        body = {"version": 1, **asdict(state)}
+        body = {"version": 2, **asdict(state)}
         write_atomic(self._state, (json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
     def load_state(self) -> State | None:
@@ -138,16 +220,66 @@ class CheckpointFolder:
             raise CheckpointError(f"{self._state}: cannot be read: {error}; {_ADVICE}") from error
         try:
             body = json.loads(text)
-            if body.pop("version") != 1:
+            if body.pop("version") != 2:
                 raise ValueError("another version")
-            state = State(**{**body, "curriculum": ex.Curriculum(**body["curriculum"])})
-            if len(bytes.fromhex(state.model)) != 32 or state.number < 0 or state.attempts < state.number:
-                raise ValueError("figures that no run leaves")
-            if not state.anchored and not len(bytes.fromhex(state.root)) == len(bytes.fromhex(state.metrics)) == 32:
-                raise ValueError("a pending anchor without its hashes")
+            pending = tuple(PendingAnchor(**entry) for entry in body["pending"])
+            state = State(**{**body, "pending": pending})
+            _check(state)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self._state}: damaged: {error}; {_ADVICE}") from error
         return state
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder for this process; the system lets go of it when the process ends, however it ends.
+
+        What a process that was killed left half written is removed.
+
+        Raises
+        ------
+        CheckpointError
+            Another coordinator holds it, or it cannot be written.
+        """
+        path = self.path / LOCK
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            stream = path.open("a+")
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be used: {error.strerror or error}; give rights") from error
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                stream.seek(0)
+                pid = stream.read(20).strip()
+                who = f"another coordinator (process {pid})" if pid.isdecimal() else "another coordinator"
+                raise CheckpointError(f"{self.path}: {who} works in this folder: stop it or name another") from None
+            try:
+                # the number is for people: where the disk is full the lock holds all the same
+                with contextlib.suppress(OSError):
+                    stream.truncate(0)
+                    stream.write(str(os.getpid()))
+                    stream.flush()
+                for folder in (self.path, self.path / "models", self.path / "rounds", self.path / "refused"):
+                    for rest in folder.glob(f".*{_PART}"):
+                        rest.unlink(missing_ok=True)
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    stream.truncate(0)
+
+
+def _check(state: State) -> None:
+    if len(bytes.fromhex(state.model)) != 32 or state.number < 0 or state.attempts < state.number:
+        raise ValueError("figures that no run leaves")
+    if not all(isinstance(value, int | float) for value in state.progress.values()):
+        raise ValueError("progress that is no number")
+    waiting = [entry.number for entry in state.pending]
+    if waiting and (waiting[0] < 1 or waiting != list(range(waiting[0], state.number + 1))):
+        raise ValueError("waiting rounds that do not end with the last one")
+    for entry in state.pending:
+        if any(len(bytes.fromhex(text)) != 32 for text in (entry.model, entry.root, entry.metrics)):
+            raise ValueError("a waiting round without its hashes")
 
 
 def check_model(data: bytes, model: bytes, source: str) -> dict[str, ex.Float32]:

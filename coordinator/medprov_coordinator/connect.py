@@ -9,7 +9,7 @@ from medprov_coordinator.errors import SettingsError
 from medprov_coordinator.round import Anchored, Services
 from medprov_ledger.chain import Chain
 from medprov_ledger.config import Config
-from medprov_ledger.federation import Federation
+from medprov_ledger.federation import Federation, Round
 from medprov_ledger.keys import load_signer
 from medprov_ledger.signer import Signer
 from medprov_ledger.store import open_store
@@ -28,8 +28,18 @@ class ChainAnchor:
 
     def last(self) -> Anchored | None:
         """The chain's last round."""
-        found = self.federation.last_round()
-        return None if found is None else Anchored(found.number, bytes(found.model_hash), found.cid)
+        return _anchored(self.federation.last_round())
+
+    def round(self, number: int) -> Anchored | None:
+        """One round of the chain."""
+        return _anchored(self.federation.round(number))
+
+
+def _anchored(found: Round | None) -> Anchored | None:
+    if found is None:
+        return None
+    hashes = (bytes(found.updates_root), bytes(found.metrics_hash))
+    return Anchored(found.number, bytes(found.model_hash), found.cid, *hashes)
 
 
 def connect(path: str, anchor_as: str = "") -> Services:

@@ -19,3 +19,27 @@ class RoundRefusedError(CoordinatorError):
 
 class CheckpointError(CoordinatorError):
     """A checkpoint is missing, damaged, of another run, or disagrees with the chain."""
+
+
+class PendingError(CoordinatorError):
+    """Rounds are kept in the folder and wait for their anchor."""
+
+
+class CertificateError(CoordinatorError):
+    """A certificate or its key is missing, expired, of another authority or for other names."""
+
+
+class SuperLinkError(CoordinatorError):
+    """The SuperLink is not there, does not let this command in, or does not do what was asked."""
+
+
+class EnrolmentError(CoordinatorError):
+    """A hospital cannot be enrolled or revoked."""
+
+
+class UnreleasedError(CoordinatorError):
+    """The members have not released this installation's app bundle."""
+
+
+class AuditError(CoordinatorError):
+    """An audit log is absent, not as it was written, or cannot be written."""

@@ -93,9 +93,16 @@ class InProcessGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies to the named messages; a node that dropped out gives none."""
-        found = (self._work(self._waiting.pop(name)) for name in message_ids if name in self._waiting)
-        return [reply for reply in found if reply is not None]
+        """Let the first named node that has not worked yet work, and give its reply; a node may give none."""
+        for name in message_ids:
+            if name in self._waiting:
+                reply = self._work(self._waiting.pop(name))
+                return [] if reply is None else [reply]
+        return []
+
+    def is_silent(self, message_ids: Iterable[str]) -> bool:
+        """Whether no reply to these messages will ever come."""
+        return not any(name in self._waiting for name in message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send, let the nodes work one after the other, and give the replies that came in time."""

@@ -1,4 +1,4 @@
-"""Run a whole federation in this process: the real ServerApp, the real ClientApps, the in-process Grid."""
+"""Run a whole federation on this machine: the real ServerApp, the real ClientApps, without a SuperLink."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from medprov_coordinator.grid import Fault, Scalar, run_in_process
 from medprov_coordinator.round import Event, RoundReport, Services
 from medprov_coordinator.run_config import RunConfig
 from medprov_coordinator.server_app import make_server_app
+from medprov_coordinator.simulation import run_simulated
 from medprov_coordinator.strategy import GatedStrategy
 from medprov_watermark.training import exchange as ex
 
@@ -53,8 +54,9 @@ def run_federation(
     services: Services | None = None,
     on_event: Callable[[Event], None] | None = None,
     faults: Mapping[int, Fault] | None = None,
+    workers: int = 0,
 ) -> FederationResult:
-    """Run or resume a federation in this process.
+    """Run or resume a federation on this machine.
 
     Parameters
     ----------
@@ -73,7 +75,10 @@ def run_federation(
     on_event : callable or None
         Gets every `Event`; what it raises ends the run.
     faults : mapping of int to callable
-        See `grid.InProcessGrid`.
+        See `grid.InProcessGrid`; without workers only.
+    workers : int
+        0: the hospitals work one after the other in this process. Otherwise this many at once, each in a process of its
+        own (`simulation.run_simulated`). The model is the same.
 
     Raises
     ------
@@ -90,7 +95,11 @@ def run_federation(
         flat["initial-weights"] = str(initial)
     ended: list[GatedStrategy] = []
     configs: Sequence[Mapping[str, Scalar]] = [{}] * nodes if isinstance(nodes, int) else nodes
-    run_in_process(make_server_app(services, ended.append), client_app, configs, flat, faults)
+    server_app = make_server_app(services, ended.append)
+    if workers:
+        run_simulated(server_app, client_app, configs, flat, workers)
+    else:
+        run_in_process(server_app, client_app, configs, flat, faults)
     strategy = ended[0]
     model = strategy.state.model
     return FederationResult(

@@ -9,6 +9,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from eth_account import Account
@@ -16,7 +17,10 @@ from eth_account.messages import encode_defunct
 from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
+from medprov_watermark.training import encoding as encodings
 from medprov_watermark.training import exchange as ex
+from medprov_watermark.training import secagg, tasks
+from medprov_watermark.training.tasks.base import Ranges
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,10 @@ class Expectation:
         Nodes that were asked.
     members : frozenset of str or None
         Addresses whose signatures count. None: signatures are not asked for.
+    metrics : mapping of str to (float, float)
+        The task's figures and their ranges.
+    encoding : str
+        How differences are sent.
     """
 
     number: int
@@ -74,6 +82,8 @@ class Expectation:
     base_norm: float
     nodes: frozenset[int]
     members: frozenset[str] | None = None
+    metrics: Ranges = field(default_factory=lambda: tasks.find("watermark").metrics)
+    encoding: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ class Update:
     ----------
     node : int
     deltas : mapping of str to float32 array
-        Trained minus received weights.
+        Trained minus received weights; under masks one uint32 array.
     weight : float
         Number of examples, limited by `Limits.examples_factor`.
     metrics : mapping of str to float
@@ -115,6 +125,14 @@ class Update:
         return ex.update_leaf(self.digest, self.signature)
 
 
+def place(update: Update) -> tuple[str, bytes, int]:
+    """Where an update stands in sums and records: by its member's address, unsigned ones by their hash.
+
+    Never by the node's id alone: every simulation and every deployment draws other ids.
+    """
+    return update.signer, update.update, update.node
+
+
 @dataclass(frozen=True)
 class Rejection:
     """A reply that was not used: a code for programs and a sentence for people."""
@@ -126,7 +144,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Screened:
-    """Outcome of the gate, both in the order of the nodes' ids."""
+    """Outcome of the gate: accepted ones in the order of `place`, rejected ones by their nodes' ids."""
 
     accepted: tuple[Update, ...]
     rejected: tuple[Rejection, ...]
@@ -144,18 +162,30 @@ def flatten(arrays: ex.Arrays) -> NDArray[np.float64]:
     return np.concatenate([np.asarray(arrays[name], np.float64).ravel() for name in sorted(arrays)])
 
 
-def read_arrays(record: ArrayRecord, shapes: ex.Shapes) -> dict[str, ex.Float32]:
-    """Arrays of a record whose names and shapes are known.
+def read_deltas(records: Mapping[str, ArrayRecord], shapes: ex.Shapes, encoding: str) -> dict[str, ex.Float32]:
+    """Differences whose names, shapes and encoding are known.
 
     Raises
     ------
     ExchangeError
-        Other names, shapes, types or lengths.
+        Other records, names, shapes, types or lengths.
     """
+    wanted = {ex.ARRAYS, ex.SCALES} if encoding == "int8" else {ex.ARRAYS}
+    if set(records) != wanted:
+        raise ex.ExchangeError(f"array records {_clip(sorted(records))} instead of {sorted(wanted)}")
+    record = records[ex.ARRAYS]
     if set(record.keys()) != set(shapes):
         missing, extra = sorted(set(shapes) - set(record.keys())), sorted(set(record.keys()) - set(shapes))
         raise ex.ExchangeError(f"tensors missing: {_clip(missing)}; not expected: {_clip(extra)}")
-    return {name: ex.decode_array(record[name].data, shapes[name]) for name in sorted(shapes)}
+    arrays = {
+        name: ex.decode_array(record[name].data, shapes[name], encodings.TYPES[encoding]) for name in sorted(shapes)
+    }
+    scales = None
+    if encoding == "int8":
+        if set(records[ex.SCALES].keys()) != {ex.SCALES}:
+            raise ex.ExchangeError("the steps of an int8 update are one array")
+        scales = ex.decode_array(records[ex.SCALES][ex.SCALES].data, (len(shapes),))
+    return encodings.decode(arrays, scales)
 
 
 def screen(replies: Iterable[Message], expected: Expectation, limits: Limits | None = None) -> Screened:
@@ -190,13 +220,15 @@ def screen(replies: Iterable[Message], expected: Expectation, limits: Limits | N
     rejected += [Rejection(node, "silent", "no reply before the deadline") for node in expected.nodes - set(count)]
     updates, more = _compare(updates, limits)
     return Screened(
-        tuple(sorted(_reweigh(updates, limits), key=lambda u: u.node)),
+        tuple(sorted(_reweigh(updates, limits), key=place)),
         tuple(sorted(rejected + more, key=lambda r: (r.node, r.code))),
     )
 
 
-def read_metrics(reply: Message, names: frozenset[str], limits: Limits) -> dict[str, float]:
-    """Metrics of a reply: exactly `names`, finite, in range.
+def read_metrics(
+    reply: Message, ranges: Ranges, limits: Limits, also: frozenset[str] = frozenset({ex.NUM_EXAMPLES})
+) -> dict[str, float]:
+    """Metrics of a reply: exactly those of `ranges` and `also`, finite, in range.
 
     Raises
     ------
@@ -207,6 +239,7 @@ def read_metrics(reply: Message, names: frozenset[str], limits: Limits) -> dict[
     if set(records.keys()) != {ex.METRICS}:
         raise ex.ExchangeError(f"metric records {_clip(sorted(records.keys()))} instead of '{ex.METRICS}'")
     record = records[ex.METRICS]
+    names = frozenset(ranges) | also
     if set(record.keys()) != names:
         raise ex.ExchangeError(f"metrics {_clip(sorted(record.keys()))} instead of {sorted(names)}")
     out: dict[str, float] = {}
@@ -218,8 +251,7 @@ def read_metrics(reply: Message, names: frozenset[str], limits: Limits) -> dict[
     examples = record[ex.NUM_EXAMPLES]
     if not isinstance(examples, int) or not 1 <= examples <= limits.max_examples:
         raise ex.ExchangeError(f"{ex.NUM_EXAMPLES} is {_clip(examples)}: 1 to {limits.max_examples} is plausible")
-    ranges = {ex.BIT_ACCURACY: (0, 1), ex.PROBABILITY: (0, 1), ex.TARGET_DB: (20, 80), ex.SKIPPED: (0, 1e12)}
-    for name, (low, high) in ranges.items():
+    for name, (low, high) in {**ranges, ex.SKIPPED: (0, 1e12)}.items():
         if name in out and not low <= out[name] <= high:
             raise ex.ExchangeError(f"metric {name} is outside {low:g} to {high:g}")
     return out
@@ -244,10 +276,29 @@ def _check(reply: Message, node: int, expected: Expectation, limits: Limits) -> 
     if not reply.has_content():
         raise _RejectedError("empty", "no content")
     content = reply.content
-    if set(content.array_records.keys()) != {ex.ARRAYS} or set(content.config_records.keys()) != {ex.RECEIPT}:
+    if set(content.config_records.keys()) != {ex.RECEIPT}:
         raise ex.ExchangeError(f"records {_clip(sorted(content.keys()))} instead of the protocol's")
-    metrics = read_metrics(reply, ex.TRAIN_METRICS, limits)
-    deltas = read_arrays(content.array_records[ex.ARRAYS], expected.shapes)
+    metrics = read_metrics(reply, expected.metrics, limits, frozenset({ex.NUM_EXAMPLES, ex.SKIPPED}))
+    if expected.encoding == secagg.MASKED:
+        deltas, norm, update = _masked(content.array_records, expected.shapes)
+    else:
+        deltas, norm, update = _open(content.array_records, expected, limits)
+    signer, signature, digest = _receipt(content.config_records[ex.RECEIPT], update, metrics, expected)
+    return Update(node, deltas, metrics[ex.NUM_EXAMPLES], metrics, norm, update, digest, signer, signature)
+
+
+def _masked(records: Mapping[str, ArrayRecord], shapes: ex.Shapes) -> tuple[dict[str, NDArray[Any]], float, bytes]:
+    """An update under masks, of which nothing but the form can be judged; its norm counts as 0."""
+    if set(records) != {ex.ARRAYS} or set(records[ex.ARRAYS].keys()) != {secagg.MASKED}:
+        raise ex.ExchangeError(f"records {_clip(sorted(records))} instead of one masked array")
+    masked = ex.decode_array(records[ex.ARRAYS][secagg.MASKED].data, (secagg.size_of(shapes),), "<u4")
+    return {secagg.MASKED: masked}, 0.0, secagg.masked_hash(masked)
+
+
+def _open(
+    records: Mapping[str, ArrayRecord], expected: Expectation, limits: Limits
+) -> tuple[dict[str, ex.Float32], float, bytes]:
+    deltas = read_deltas(records, expected.shapes, expected.encoding)
     flat = flatten(deltas)
     if not np.isfinite(flat).all():
         raise _RejectedError("not_finite", "the update holds NaN or infinity")
@@ -256,9 +307,7 @@ def _check(reply: Message, node: int, expected: Expectation, limits: Limits) -> 
         raise _RejectedError("zero", "the update changes nothing")
     if norm > limits.relative_norm * expected.base_norm:
         raise _RejectedError("norm", f"norm {norm:.3g}, larger than {limits.relative_norm:g} times the weights' own")
-    update = ex.model_hash(deltas)
-    signer, signature, digest = _receipt(content.config_records[ex.RECEIPT], update, metrics, expected)
-    return Update(node, deltas, metrics[ex.NUM_EXAMPLES], metrics, norm, update, digest, signer, signature)
+    return deltas, norm, ex.model_hash(deltas)
 
 
 def _receipt(

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from medprov_coordinator.checkpoint import CheckpointFolder
 from medprov_coordinator.connect import connect
 from medprov_coordinator.errors import SettingsError
+from medprov_coordinator.private_strategy import make_strategy
 from medprov_coordinator.round import Services
 from medprov_coordinator.run_config import RunConfig
 from medprov_coordinator.strategy import GatedStrategy, to_record
 from medprov_watermark.training import exchange as ex
-from medprov_watermark.training.loop import Model
 
 
 def initial_weights(config: RunConfig, path: Path | None = None) -> dict[str, ex.Float32]:
@@ -27,15 +26,11 @@ def initial_weights(config: RunConfig, path: Path | None = None) -> dict[str, ex
     SettingsError
         The file is no set of weights of these networks.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.settings.seed)
-        model = Model(config.training)
-    if path is not None:
-        try:
-            ex.load_state(model, ex.from_safetensors(path.read_bytes()))
-        except (OSError, ex.ExchangeError) as error:
-            raise SettingsError(f"{path}: cannot be used as initial weights: {error}") from error
-    return ex.state_of(model)
+    try:
+        start = ex.from_safetensors(path.read_bytes()) if path is not None else None
+        return config.learning.initial(config.training, start)
+    except (OSError, ex.ExchangeError) as error:
+        raise SettingsError(f"{path}: cannot be used as initial weights: {error}") from error
 
 
 def make_server_app(
@@ -66,7 +61,7 @@ def make_server_app(
             connected = connect(str(flat.get("medprov-config", "")), str(flat.get("anchor-as", "")))
         folder = str(flat.get("folder", ""))
         start = str(flat.get("initial-weights", ""))
-        strategy = GatedStrategy(config, connected, CheckpointFolder(Path(folder)) if folder else None)
+        strategy = make_strategy(config, connected, CheckpointFolder(Path(folder)) if folder else None)
         try:
             strategy.start(grid, to_record(initial_weights(config, Path(start) if start else None)))
         finally:

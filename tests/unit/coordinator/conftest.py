@@ -16,8 +16,10 @@ from medprov_coordinator.grid import run_in_process, task_identity
 from medprov_coordinator.round import Anchored
 from medprov_coordinator.screening import Expectation
 from medprov_coordinator.strategy import GatedStrategy, to_record
+from medprov_ledger import cid
+from medprov_ledger.errors import RevertedError
 from medprov_watermark.training import exchange as ex
-from medprov_watermark.training.evaluation import Measured
+from medprov_watermark.training.tasks.watermark import PROBABILITY, TARGET_DB
 
 SHAPES = {"a.weight": (3, 2), "b.bias": (4,), "scale": ()}
 BASE = {name: np.full(shape, 1.0, np.float32) for name, shape in SHAPES.items()}
@@ -50,8 +52,8 @@ def make_reply(
         ex.NUM_EXAMPLES: 10,
         ex.LOSS: 0.5,
         ex.BIT_ACCURACY: 0.8,
-        ex.PROBABILITY: 0.1,
-        ex.TARGET_DB: 35.0,
+        PROBABILITY: 0.1,
+        TARGET_DB: 35.0,
         ex.SKIPPED: 0,
     }
     figures.update(metrics or {})
@@ -111,15 +113,15 @@ class FakeProbe:
         self.accuracies = dict(accuracies or {})
         self.count = -1
 
-    def evaluate(self, arrays: ex.Arrays, settings: Any) -> Measured:
+    def evaluate(self, arrays: ex.Arrays) -> dict[str, float]:
         """Give the next figures."""
         self.count += 1
         accuracy = self.accuracies.get(self.count, 0.9)
-        return Measured(0.1, accuracy, accuracy)
+        return {"score": accuracy, "loss": 0.1, "accuracy": accuracy}
 
-    def objection(self, found: Measured, best: float | None) -> str:
+    def objection(self, found: Mapping[str, float], best: float | None) -> str:
         """Object to a fall below the best."""
-        return "worse" if best is not None and found.accuracy < best - 0.02 else ""
+        return "worse" if best is not None and found["score"] < best - 0.02 else ""
 
 
 class FakeHospitals:
@@ -145,7 +147,7 @@ class FakeHospitals:
                 base=task.base,
                 key=self.keys.get(partition),
                 federation=task.federation,
-                metrics={ex.TARGET_DB: task.curriculum.db + 0.5},
+                metrics={TARGET_DB: task.progress["db"] + 0.5},
             )
             return Message(reply.content, reply_to=message)
 
@@ -168,9 +170,10 @@ class FakeHospitals:
 
 
 class FakeAnchor:
-    """Chain in memory; fails before or after writing the round that it is told."""
+    """Chain in memory; fails before or after writing the round that it is told, or is away while `away` is set."""
 
     def __init__(self) -> None:
+        self.away: Exception | None = None
         self.rounds: list[Any] = []
         self.arguments: list[tuple[Any, ...]] = []
         self.fail_before: int | None = None
@@ -178,10 +181,12 @@ class FakeAnchor:
 
     def anchor(self, number: int, model_hash: bytes, cid: str, updates_root: bytes, metrics_hash: bytes) -> str:
         """Write a round."""
+        self._answer()
         if number == self.fail_before:
             raise ConnectionError("chain away")
-        assert number == (self.rounds[-1].number if self.rounds else 0) + 1
-        self.rounds.append(Anchored(number, model_hash, cid))
+        if number != len(self.rounds) + 1:
+            raise RevertedError("RoundNotNext", "RoundNotNext")
+        self.rounds.append(Anchored(number, model_hash, cid, updates_root, metrics_hash))
         self.arguments.append((number, model_hash, cid, updates_root, metrics_hash))
         if number == self.fail_after:
             raise ConnectionError("chain away after writing")
@@ -189,7 +194,17 @@ class FakeAnchor:
 
     def last(self) -> Any:
         """Give the last round."""
+        self._answer()
         return self.rounds[-1] if self.rounds else None
+
+    def round(self, number: int) -> Any:
+        """Give a round."""
+        self._answer()
+        return self.rounds[number - 1] if number <= len(self.rounds) else None
+
+    def _answer(self) -> None:
+        if self.away is not None:
+            raise self.away
 
 
 class FakeStore:
@@ -197,16 +212,19 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.blocks: dict[str, bytes] = {}
+        self.away: Exception | None = None
 
     def put(self, data: bytes) -> str:
         """Store."""
-        cid = f"cid{len(self.blocks)}"
-        self.blocks[cid] = data
-        return cid
+        if self.away is not None:
+            raise self.away
+        name = cid.of(data)
+        self.blocks[name] = data
+        return name
 
-    def get(self, cid: str) -> bytes:
+    def get(self, name: str) -> bytes:
         """Fetch."""
-        return self.blocks[cid]
+        return self.blocks[name]
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_median_and_trimmed_mean_by_definition():
     assert aggregate(updates, "trimmed", trim=0.01).deltas["w"] == pytest.approx([2.0, -2.0])
 
 
-@pytest.mark.parametrize("rule", ["median", "trimmed", "krum"])
+@pytest.mark.parametrize("rule", ["median", "trimmed", "krum", "mixed"])
 def test_one_attacker_of_five_moves_a_robust_rule_little(rule):
     honest = around(np.ones(4), 4)
     for attack in (np.full(4, 1e6), np.full(4, -1e6), -10 * np.ones(4)):
@@ -64,6 +64,68 @@ def test_krum_leaves_the_attackers_out():
     honest = around(np.ones(4), 5)
     merged = aggregate([*honest, update(50, -10 * np.ones(4)), update(51, -10.1 * np.ones(4))], "krum", attackers=2)
     assert merged.nodes == (0, 1, 2, 3, 4)
+
+
+def modalities(count, size=200, seed=0):
+    """Updates that share a little and differ in every coordinate, as hospitals with one modality each send."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=size)
+    out = []
+    for i in range(count):
+        values = 0.7 * common + rng.normal(size=size)
+        norm = float(np.linalg.norm(values.astype(np.float32)))
+        out.append(Update(i, {"w": values.astype(np.float32)}, 1.0, {}, norm, bytes(32), bytes(32), "", b""))
+    return out
+
+
+def along(merged, honest):
+    """How much of the honest mean is left, in units of it."""
+    mean = np.mean([u.deltas["w"] for u in honest], axis=0)
+    return float(merged.deltas["w"] @ mean / (mean @ mean))
+
+
+@pytest.mark.parametrize("reach", [1.0, 3.9])
+def test_mixing_keeps_the_honest_direction_where_a_median_loses_it(reach):
+    honest = modalities(7)
+    mean = np.mean([u.deltas["w"] for u in honest], axis=0)
+    length = float(np.linalg.norm(honest[0].deltas["w"]))
+    against = -reach * length * mean / np.linalg.norm(mean)
+    colluding = [
+        Update(50 + i, {"w": np.float32(against + 1e-6 * i)}, 1.0, {}, reach * length, bytes(32), bytes(32), "", b"")
+        for i in range(3)
+    ]
+    assert along(aggregate([*honest, *colluding], "mixed"), honest) > 0.9
+    assert along(aggregate([*honest, *colluding], "median"), honest) < 0.8
+    assert along(aggregate([*honest, *colluding], "mean"), honest) < 0.5
+
+
+def test_mixing_by_definition():
+    updates = [update(i, [v, v]) for i, v in enumerate([0.0, 1.0, 2.0, 10.0, 50.0])]
+    # f = 1: four of five are mixed: 3.25 three times, 3.25 for 10, and 15.75 for 50, which is cut off.
+    assert aggregate(updates, "mixed", attackers=1).deltas["w"] == pytest.approx([3.25, 3.25])
+
+
+def test_mixing_shortens_long_updates_to_the_median_norm():
+    updates = [update(i, [1.0, 1.0]) for i in range(4)]
+    long = Update(
+        9, {"w": np.float32([100, 100]), "scale": np.float32(100)}, 1.0, {}, 100.0, bytes(32), bytes(32), "", b""
+    )
+    assert aggregate([*updates, long], "mixed").deltas["w"] == pytest.approx([1.0, 1.0])
+
+
+def test_mixing_keeps_an_update_among_its_own_neighbours_when_others_are_equal():
+    updates = [update(i, [1.0, 1.0]) for i in range(5)]
+    assert aggregate(updates, "mixed").deltas["w"] == pytest.approx([1.0, 1.0])
+
+
+def test_server_step_lengthens_what_cancelled_and_never_beyond_a_member():
+    honest = modalities(7)
+    plain, longer = (aggregate(honest, "mean", step=step).deltas["w"] for step in (1.0, 1.2))
+    assert longer == pytest.approx(1.2 * plain)
+    most = aggregate(honest, "mean", step=100.0).deltas["w"]
+    assert np.linalg.norm(most) == pytest.approx(sorted(u.norm for u in honest)[3])
+    alike = [Update(i, {"w": np.float32([3, 4])}, 1.0, {}, 5.0, bytes(32), bytes(32), "", b"") for i in range(5)]
+    assert aggregate(alike, "mixed", step=1.5).deltas["w"] == pytest.approx([3.0, 4.0])
 
 
 def test_krum_sees_differences_that_float32_would_lose():
@@ -81,6 +143,8 @@ def test_refusals_name_what_to_do():
         aggregate([], "mean")
     with pytest.raises(SettingsError, match="smaller share"):
         aggregate(around(np.ones(4)), "trimmed", trim=0.5)
+    with pytest.raises(SettingsError, match="set 1 to 2"):
+        aggregate(around(np.ones(4)), "mixed", attackers=3)
     with pytest.raises(SettingsError, match="only with 7 updates"):
         aggregate(around(np.ones(4)), "krum", attackers=2)
 

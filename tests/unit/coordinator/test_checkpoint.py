@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from medprov_coordinator.checkpoint import CheckpointFolder, State, check_model, write_atomic
+from medprov_coordinator.checkpoint import CheckpointFolder, PendingAnchor, State, check_model, write_atomic
 from medprov_coordinator.errors import CheckpointError
 from medprov_watermark.training import exchange as ex
 
@@ -17,7 +17,8 @@ MODEL = ex.model_hash(ARRAYS).hex()
 def test_state_comes_back(tmp_path):
     folder = CheckpointFolder(tmp_path / "run")
     assert folder.load_state() is None
-    state = State(2, 5, MODEL, ex.Curriculum(7, 0.1, 35.25, 0.75), 0.9, False, "cid", "00" * 32, "11" * 32, None)
+    pending = tuple(PendingAnchor(n, MODEL, f"cid{n}", "00" * 32, "11" * 32) for n in (1, 2))
+    state = State(2, 5, MODEL, {"step": 7.0, "db": 35.25}, 0.9, "22" * 32, pending)
     folder.save_state(state)
     assert folder.load_state() == state
 
@@ -61,13 +62,17 @@ def test_model_of_another_hash_is_refused():
         check_model(ex.to_safetensors(ARRAYS), bytes(32), "store:x")
 
 
+WAITING = {"number": 1, "model": MODEL, "cid": "cid", "root": "00" * 32, "metrics": "11" * 32}
+
+
 def good(**changes):
     body = {
-        "version": 1,
+        "version": 2,
         "number": 1,
+        "pending": [],
         "attempts": 1,
         "model": MODEL,
-        "curriculum": {"step": 1, "probability": 0.0, "db": 34.0, "accuracy": 0.5},
+        "progress": {"step": 1.0, "db": 34.0},
     }
     return json.dumps({**body, **changes})
 
@@ -81,16 +86,22 @@ def good(**changes):
         "null",
         "{}",
         good()[:-5],
-        good(version=2),
+        good(version=1),
         good(model="zz"),
         good(model="00"),
         good(number=-1),
         good(number=3),
         good(number="1"),
-        good(curriculum=None),
-        good(curriculum={"steps": 1}),
+        good(progress=None),
+        good(progress={"step": "1"}),
         good(surprise=1),
-        good(anchored=False),
+        good(pending=None),
+        good(pending=[{}]),
+        good(pending=[WAITING, WAITING]),
+        good(pending=[{**WAITING, "number": 2}]),
+        good(pending=[{**WAITING, "root": "00"}]),
+        good(number=2, attempts=2, pending=[WAITING]),
+        good(number=0, pending=[{**WAITING, "number": 0}]),
     ],
 )
 def test_damaged_state_is_refused_with_its_name(tmp_path, text):

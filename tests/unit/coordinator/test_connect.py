@@ -12,14 +12,17 @@ from medprov_ledger.errors import ConfigError
 class FakeFederation:
     def __init__(self):
         self.calls = []
-        self.round = None
+        self.found = None
 
     def anchor_round(self, *arguments):
         self.calls.append(arguments)
         return SimpleNamespace(tx_hash="0xabc")
 
     def last_round(self):
-        return self.round
+        return self.found
+
+    def round(self, number):
+        return self.found if self.found and self.found.number == number else None
 
 
 def test_anchor_passes_everything_on():
@@ -33,8 +36,11 @@ def test_last_round():
     federation = FakeFederation()
     anchor = ChainAnchor(federation, None)
     assert anchor.last() is None
-    federation.round = SimpleNamespace(number=4, model_hash=b"m" * 32, cid="c")
-    assert anchor.last() == Anchored(4, b"m" * 32, "c")
+    federation.found = SimpleNamespace(
+        number=4, model_hash=b"m" * 32, cid="c", updates_root=b"u" * 32, metrics_hash=b"f" * 32
+    )
+    assert anchor.last() == anchor.round(4) == Anchored(4, b"m" * 32, "c", b"u" * 32, b"f" * 32)
+    assert anchor.round(5) is None
 
 
 def test_without_a_file_a_run_stays_local():
