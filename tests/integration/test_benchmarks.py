@@ -69,6 +69,7 @@ ROOT = Path(__file__).resolve().parents[2]
             ),
         ),
         ("verify_time", lambda d: d["warm_seconds_median"] > 0),
+        ("crash", lambda d: d["good"] == d["runs"] == 2 and sum(d["kills"].values()) > 0),
     ],
 )
 def test_quick_form(name: str, check, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,18 @@ from medprov_watermark.weights import released_model
 pytestmark = pytest.mark.slow
 FILE = Path(__file__).resolve().parents[2] / "docker" / "compose.yaml"
 SERVICES: dict[str, Any] = yaml.safe_load(FILE.read_text())["services"]
-SMALL = "--rounds 1 --steps 1 --batch 2 --channels 8 --blocks 1 --extractor-blocks 1 --probe-pictures 1"
+SCRIPT = FILE.with_name("training.sh")
+SMALL = (
+    "rounds = 1",
+    "local-steps = 1",
+    "batch = 2",
+    "channels = 8",
+    "blocks = 1",
+    "extractor-blocks = 1",
+    "probe-pictures = 1",
+    "quorum = 3",
+)
+SITES = ("site-a", "site-b", "site-c")
 
 
 class Machine:
@@ -145,7 +156,10 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         for i in range(2):
             low = (rng.random((9, 9)) * 200 + 20).astype(np.uint8)
             Image.fromarray(low).resize((160, 128), Image.Resampling.BICUBIC).save(source / f"scan{i}.png")
-    machine.path("coordinator", "/rounds").mkdir()
+    for service, inside in (("coordinator", "/coordinator"), ("coordinator", "/exchange")):
+        machine.path(service, inside).mkdir()
+    for site in SITES:
+        machine.path(site, "/site").mkdir()
     with machine.up("chain", chain_command(), "waiting for SIGTERM") as chain:
         assert machine.healthy("chain")
         yield machine
@@ -188,12 +202,52 @@ def test_verifier(machine: Machine, verifier: str) -> None:
     assert found["verdict"] == "authentic"
 
 
-def test_coordinator(machine: Machine) -> None:
-    done = machine.run("coordinator", [*command_of("coordinator"), *shlex.split(SMALL), "--json"])
-    assert done.returncode == 0, done.stderr
-    (added,) = json.loads(done.stdout)["added"]
-    assert len(added["accepted"]) == 3 and added["transaction"].startswith("0x")
-    assert any(machine.path("coordinator", "/rounds").rglob("*.safetensors"))
+def script_steps() -> list[list[str]]:
+    """What training.sh has Docker do: the script runs, with a `docker` that writes its arguments down."""
+    with tempfile.TemporaryDirectory() as folder:
+        docker = Path(folder) / "docker"
+        docker.write_text('#!/bin/sh\nprintf "%s\\0" "$@" >> "$0.said"; printf "\\n\\0" >> "$0.said"\n')
+        docker.chmod(0o755)
+        environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+        subprocess.run([str(SCRIPT), *SMALL], env=environment, check=True, timeout=60)
+        said = (Path(folder) / "docker.said").read_text()
+    return [step.split("\0")[:-1] for step in said.split("\n\0")[:-1]]
+
+
+def test_training(machine: Machine) -> None:
+    port = str(_free_port())
+    with ExitStack() as running:
+        for step in script_steps():
+            assert step[0] == "compose"
+            if step[1:] == ["up", "--detach", "--wait", "coordinator"]:
+                running.enter_context(machine.up("coordinator", command_of("coordinator"), "submitted as"))
+                assert machine.healthy("coordinator", {"9092": port})
+                continue
+            assert step[1:3] == ["run", "--rm"]
+            service, command = step[3], step[4:]
+            if command[0] in ("sed", "cp"):
+                # of the image, not of medprov
+                words = [
+                    str(machine.path(service, word))
+                    if word.startswith("/") and word[1:2].isalpha() and Path(word).suffix
+                    else word
+                    for word in command
+                ]
+                subprocess.run(words, check=True, timeout=60)
+                continue
+            if "init" in command:
+                command = [*command, "--listen", f"127.0.0.1:{port}"]
+            done = machine.run(service, command)
+            assert done.returncode == 0, done.stderr
+        for site in SITES:
+            running.enter_context(machine.up(site, command_of(site), "joined"))
+        federation = Federation(Chain.connect(Config.load(machine.path("chain", "/consortium/medprov.toml"))))
+        deadline = time.monotonic() + 240
+        while federation.last_round() is None and time.monotonic() < deadline:
+            time.sleep(0.5)
+    last = federation.last_round()
+    assert last is not None and last.number == 1
+    assert any(machine.path("coordinator", "/coordinator").rglob(f"{last.model_hash.hex()}.safetensors"))
 
 
 def test_the_chain_has_released_the_model_that_ships(machine: Machine) -> None:

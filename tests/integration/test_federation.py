@@ -9,7 +9,6 @@ from PIL import Image
 
 from medprov_coordinator.connect import connect
 from medprov_coordinator.errors import RoundRefusedError
-from medprov_coordinator.probe import phantom
 from medprov_coordinator.run import run_federation
 from medprov_coordinator.run_config import RunConfig
 from medprov_ledger import development
@@ -18,6 +17,7 @@ from medprov_ledger.merkle import root
 from medprov_node.client_app import app
 from medprov_watermark.training import exchange as ex
 from medprov_watermark.training.loop import Settings
+from medprov_watermark.training.phantoms import phantom, vessels
 
 CONFIG = RunConfig(
     rounds=2,
@@ -87,7 +87,7 @@ def test_two_rounds(undisturbed):
     assert undisturbed.number == 2 and len(undisturbed.rounds) == 2
     assert ex.model_hash(undisturbed.weights) == undisturbed.model_hash
     for report in undisturbed.rounds:
-        assert [u.node for u in report.updates] == [101, 102, 103] and report.rejected == ()
+        assert sorted(u.node for u in report.updates) == [101, 102, 103] and report.rejected == ()
         assert 0.5 < report.probe["accuracy"] <= 1
         assert report.evaluate["hospitals"] == 3
     assert undisturbed.rounds[0].model == undisturbed.rounds[1].base != undisturbed.rounds[0].base
@@ -114,7 +114,7 @@ def test_attacker_is_rejected_and_leaves_no_trace(nodes, fault, code, honest_pai
     result = run_federation(app, nodes, config, faults={2: on_training(fault)})
     (report,) = result.rounds
     assert [(r.node, r.code) for r in report.rejected] == [(103, code)]
-    assert [u.node for u in report.updates] == [101, 102]
+    assert sorted(u.node for u in report.updates) == [101, 102]
     assert result.model_hash == honest_pair
 
 
@@ -174,3 +174,32 @@ def test_signed_rounds_on_a_chain(nodes, tmp_path):
         assert federation.last_round().number == 3
     finally:
         development.down(tmp_path / "chain")
+
+
+def test_the_region_network_is_trained_in_the_same_way(tmp_path):
+    nodes = []
+    for h in range(3):
+        for i in range(3):
+            grey, mask = vessels(10 * h + i)
+            for name, picture in (("vessels", grey), ("vessels_masks", np.asarray(mask * np.uint8(255)))):
+                (tmp_path / str(h) / name).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(tmp_path / str(h) / name / f"p{i}.png")
+        nodes.append({"images": str(tmp_path / str(h))})
+    flat = {"task": "region", "region-widths": "8,8", "region-crop": 64, "batch": 2, "rounds": 2, "local-steps": 1}
+    config = RunConfig.from_flat({**flat, "probe-pictures": 1, "encoding": "int8"})
+    result = run_federation(app, nodes, config)
+    assert result.number == 2 and all(len(r.updates) == 3 for r in result.rounds)
+    first = result.rounds[0]
+    assert first.task == "region" and set(first.probe) == {"score", "loss", "dice"}
+    assert set(first.sites) == {101, 102, 103} and all("dice" in found for found in first.sites.values())
+
+
+def test_encodings_save_bytes_and_train_on(nodes, undisturbed):
+    whole = undisturbed.rounds[0]
+    for encoding, part in (("float16", 0.55), ("int8", 0.3)):
+        result = run_federation(app, nodes, RunConfig(**{**vars(CONFIG), "encoding": encoding}))
+        small = result.rounds[0]
+        assert small.bytes_up < part * whole.bytes_up and small.bytes_down == whole.bytes_down
+        assert result.model_hash != undisturbed.model_hash
+        gap = max(np.abs(result.weights[n] - undisturbed.weights[n]).max() for n in result.weights)
+        assert gap < 5e-3

@@ -18,6 +18,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[3]
 DOCKER = ROOT / "docker"
 HOSPITALS = ("hospital-a", "hospital-b", "hospital-c")
+SITES = ("site-a", "site-b", "site-c")
+PAGES = {"verifier": "8080", "watcher": "8090"}
 DISTRIBUTIONS = {
     "watermark": "medprov-watermark",
     "ledger": "medprov-ledger",
@@ -96,13 +98,14 @@ def test_the_check_finds_what_is_wrong(tmp_path: Path, compose: dict[str, Any]) 
     assert done.returncode == 1
 
 
-def test_only_the_verifiers_port_is_published_and_only_here(compose: dict[str, Any]) -> None:
+def test_only_the_pages_ports_are_published_and_only_here(compose: dict[str, Any]) -> None:
     ports = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
-    assert ports == {"chain": ["127.0.0.1:8080:8080"]}
-    command = compose["services"]["verifier"]["command"]
-    assert command[command.index("--port") + 1] == "8080"
+    assert ports == {"chain": [f"127.0.0.1:{port}:{port}" for port in PAGES.values()]}
+    for name, port in PAGES.items():
+        command = compose["services"][name]["command"]
+        assert command[command.index("--port") + 1] == port
     listening = [name for name, service in compose["services"].items() if "0.0.0.0" in service["command"]]
-    assert listening == ["verifier"]
+    assert listening == list(PAGES) or listening == list(reversed(PAGES))
 
 
 def test_all_share_the_chains_network(compose: dict[str, Any]) -> None:
@@ -202,9 +205,45 @@ def test_every_hospital_has_its_own_folders_and_name(compose: dict[str, Any]) ->
             "/out": f"./data/{name}/out",
         }
         assert binds["/in"]["read_only"] is True
-    named = {f"{name}=/images/{name}" for name in HOSPITALS}
-    coordinator = compose["services"]["coordinator"]
-    assert coordinator["profiles"] and named <= set(coordinator["command"])
+
+
+def test_every_site_has_its_own_keys_and_its_hospitals_pictures(compose: dict[str, Any]) -> None:
+    mounted: dict[str, set[str]] = {}
+    for name in SITES:
+        service = compose["services"][name]
+        assert service["profiles"] == ["training"] and service["command"][:2] == ["medprov-node", "join"]
+        (images,) = [volume for volume in service["volumes"] if isinstance(volume, dict)]
+        assert images["source"] == f"./data/hospital-{name[-1]}/in" and images["read_only"] is True
+        mounted[name] = {text.split(":")[0] for text in service["volumes"] if isinstance(text, str)}
+        assert mounted[name] == {"consortium", "exchange", name}
+    for name, service in compose["services"].items():
+        if name not in SITES:
+            assert not [text for text in map(str, service["volumes"]) if "site-" in text], name
+
+
+def test_pages_change_nothing(compose: dict[str, Any]) -> None:
+    for name in PAGES:
+        assert all(volume.endswith(":ro") for volume in compose["services"][name]["volumes"]), name
+
+
+def test_new_volumes_belong_to_the_ordinary_user(compose: dict[str, Any], stages: dict[str, Any]) -> None:
+    (line,) = [line for line in lineage(stages, "base") if "install --directory" in line]
+    made = set(line.partition("--mode 700 ")[2].split())
+    for service in compose["services"].values():
+        if "build" in service:
+            named = [text for text in service["volumes"] if isinstance(text, str)]
+            assert {text.split(":")[1] for text in named} <= made
+
+
+def test_the_script_names_what_is_there(compose: dict[str, Any]) -> None:
+    script = DOCKER / "training.sh"
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["sh", "-n", str(script)], timeout=60).returncode == 0
+    text = script.read_text()
+    assert set(re.findall(r'in_service "?([a-z]+)', text)) == {"coordinator", "site"}
+    assert "for letter in a b c;" in text
+    for path in re.findall(r"(?<![\w\"-])/[a-z]{2,}", text.partition("in_service() {")[2]):
+        assert path in {"/consortium", "/coordinator", "/site", "/images", "/exchange"}, path
 
 
 def test_paths_in_commands_are_mounted(compose: dict[str, Any]) -> None:

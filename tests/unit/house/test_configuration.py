@@ -15,7 +15,7 @@ def test_every_key_is_described() -> None:
     described = set(re.findall(r"`([a-z_]+(?:\.NAME)?\.[a-z_]+)`", TEXT)) - {"medprov.toml", ".medprov/medprov.toml"}
     source = inspect.getsource(config)
     known = {f"chain.{key}" for key in config._CHAIN} | {f"hospitals.NAME.{key}" for key in config._HOSPITAL}
-    for table, keys in re.findall(r'_Table\(file, "(\w+)", document\.get\([^)]*\), \(([^)]*)\)\)', source):
+    for table, keys in re.findall(r'Table\(file, "(\w+)", document\.get\([^)]*\), \(([^)]*)\)\)', source):
         known |= {f"{table}.{key}" for key in re.findall(r'"(\w+)"', keys)}
     assert {"store.copies", "trust.threshold", "directory.former", "federation.id"} <= known
     assert described == known

@@ -13,7 +13,12 @@ SYSTEM = {"no space left on device"}
 def test_every_quoted_message_is_in_the_sources() -> None:
     rows = re.findall(r"^\| ([^|]*) \|", (ROOT / "docs" / "recovery.md").read_text(), flags=re.MULTILINE)[2:]
     quoted = {part.strip() for row in rows for quote in re.findall(r"`([^`]+)`", row) for part in pieces(quote)}
-    packages = ("ledger/medprov_ledger", "node/medprov_node", "client_sdk/medprov_sdk")
+    packages = (
+        "ledger/medprov_ledger",
+        "node/medprov_node",
+        "client_sdk/medprov_sdk",
+        "coordinator/medprov_coordinator",
+    )
     text = "\n".join(file.read_text() for package in packages for file in (ROOT / package).rglob("*.py"))
     assert len(quoted) > 20
     assert {one for one in quoted - SYSTEM if one not in text} == set()
