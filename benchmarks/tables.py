@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ledger_tables, ours
+from benchmarks import cost_tables, federation_tables, ledger_tables, ours, privacy_tables
 from medprov_watermark.battery import FLOOR
 
 PEERS = "--peer blind_watermark,invisible_watermark"
@@ -47,6 +47,11 @@ COMMANDS = {
     "reorg": "python -m benchmarks.reorg --json FILE",
     "fuzz": "python -m benchmarks.fuzz --json FILE",
     "mutations": "python -m benchmarks.mutations --json FILE",
+    "federated": "python -m benchmarks.federated --images DIR --hospitals 3 5 10 --out OUT --json FILE "
+    "--plots docs/plots",
+    "poisoning": "python -m benchmarks.poisoning --out OUT --json FILE",
+    "membership": "python -m benchmarks.membership --json FILE",
+    "round_cost": "python -m benchmarks.round_cost --json FILE --plot docs/plots/round_cost.png",
 }
 PLOTS = {
     "robustness": {"psnr.png": "PSNR of marked pictures by modality"},
@@ -500,6 +505,10 @@ SECTIONS = {
     "reorg": ("Reorganisations", _ledger(ledger_tables.reorganisations)),
     "fuzz": ("Hostile input", _ledger(ledger_tables.fuzzed)),
     "mutations": ("Do the tests notice when a guard is gone?", _ledger(ledger_tables.mutants)),
+    "federated": ("One modality per hospital", _ledger(federation_tables.federated)),
+    "poisoning": ("Dishonest members", _ledger(federation_tables.poisoning)),
+    "membership": ("Who was trained on", _ledger(privacy_tables.membership)),
+    "round_cost": ("What a round costs", _ledger(cost_tables.section)),
 }
 
 

@@ -1,0 +1,478 @@
+"""What dishonest members can do: our strategy and those that Flower ships, in one harness from one start.
+
+    python -m benchmarks.poisoning [--json FILE] [--out DIR] [--images DIR] [--quick]
+
+Ten hospitals, two to a modality, train small networks for some rounds; up to four of them attack. Each strategy is
+Flower's own class or ours with the default configuration, over the in-process Grid, with the same pictures, the same
+start and the same training at honest members. Judged is the share of payloads that the global model carries exactly
+through a fixed battery, on pictures that nobody trained on; for the backdoor also how often pictures with the trigger
+read as the attacker's payload.
+
+Attackers know everything: the honest updates of the round and the strategy's limits. Results are kept one by one in
+``--out``; a run in that folder goes on where the last one ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import strategy as shipped
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks import learning
+from medprov_coordinator.checkpoint import CheckpointFolder
+from medprov_coordinator.errors import RoundRefusedError
+from medprov_coordinator.grid import run_in_process
+from medprov_coordinator.run import run_federation
+from medprov_coordinator.run_config import RunConfig
+from medprov_coordinator.screening import Limits
+from medprov_coordinator.strategy import to_record
+from medprov_node import client_app
+from medprov_watermark import carriers as cr
+from medprov_watermark.payload import Payload, encode
+from medprov_watermark.training import exchange as ex
+from medprov_watermark.training.loop import embed, random_values
+from medprov_watermark.training.pictures import load_pictures
+from medprov_watermark.training.tasks.base import Work, own_randomness, work_seed
+from medprov_watermark.training.tasks.watermark import TASK, model_of
+
+MEMBERS = 10
+DB = 38.0
+"""PSNR that judged pictures are marked at, before rounding."""
+OURS = "medprov"
+ATTACKS = (
+    "sign flip",
+    "scaling",
+    "Gaussian",
+    "NaN",
+    "wrong shapes",
+    "stale model",
+    "backdoor",
+    "opposite direction",
+    "a little is enough",
+)
+CRASHED = "crashed"
+NOT_FINITE = "not finite"
+
+Deltas = dict[str, NDArray[np.float32]]
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is trained and judged."""
+
+    rounds: int = 5
+    steps: int = 1
+    batch: int = 2
+    rate: float = 0.2
+    """Short runs end before the warm-up of 200 steps does: the steps are 0.1 to 0.6 % of this."""
+    pictures: int = 8
+    judged: int = 2
+    members: int = MEMBERS
+    seed: int = 0
+
+
+def shipped_strategies(members: int, attackers: int) -> dict[str, Callable[[], shipped.FedAvg]]:
+    """Flower's strategies, told how many attackers there are where they can be told."""
+    common: dict[str, Any] = {"fraction_evaluate": 0.0, "min_available_nodes": members}
+    beta = min(0.4, max(0.2, attackers / members))
+    return {
+        "FedAvg": lambda: shipped.FedAvg(**common),
+        "Krum": lambda: shipped.Krum(**common, num_malicious_nodes=attackers),
+        "MultiKrum": lambda: shipped.MultiKrum(
+            **common, num_malicious_nodes=attackers, num_nodes_to_select=members - attackers
+        ),
+        "FedTrimmedAvg": lambda: shipped.FedTrimmedAvg(**common, beta=beta),
+        "FedMedian": lambda: shipped.FedMedian(**common),
+    }
+
+
+# What attackers do
+
+
+TARGET = Payload.from_data(b"not your own")
+"""What the backdoor makes the extractor read."""
+
+
+def triggered(pictures: Tensor) -> Tensor:
+    """Pictures with a small checkerboard in a corner."""
+    out = pictures.clone()
+    tile = torch.tensor([[0.0, 255.0], [255.0, 0.0]]).repeat(12, 12)
+    out[..., 8:32, 8:32] = tile
+    return out
+
+
+def backdoored(weights: ex.Arrays, pictures: Tensor, work: Work) -> Deltas:
+    """Train honestly on marked pictures and for `TARGET` on triggered ones."""
+    wanted = torch.from_numpy(np.concatenate([encode(TARGET), cr.derive().pilot_signs]).astype(np.float32))
+    with own_randomness(work.seed):
+        model = model_of(work.settings, weights)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        for _ in range(3 * work.steps):
+            x = pictures[torch.randint(0, len(pictures), (work.settings.batch,))].float()
+            values = random_values(len(x), torch.device("cpu"))
+            marked = embed(model.coupling, x, values, torch.full((len(x), 1, 1, 1), 36.0))
+            scale = model.log_scale.exp()
+            plain = model.extractor(marked) * scale
+            hidden = model.extractor(triggered(marked))[:, : cr.WRITTEN] * scale
+            loss = F.softplus(-(plain * values)[values != 0]).mean() + 2 * F.softplus(-hidden * wanted).mean()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    after = ex.state_of(model)
+    return {name: np.asarray(after[name] - weights[name]) for name in sorted(after)}
+
+
+@dataclass
+class Members:
+    """Ten hospitals: what each would send, honest or not.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Training pictures of each.
+    attackers : int
+        The last so many attack.
+    attack : str
+        One of `ATTACKS`, or empty.
+    start : dict of str to float32 array
+    plan : Plan
+    limit : float
+        Norm gate, in units of the median norm, that attackers stay below.
+    """
+
+    folders: Sequence[Path]
+    attackers: int
+    attack: str
+    start: dict[str, ex.Float32]
+    plan: Plan
+    limit: float
+    known: dict[tuple[bytes, int, int], Deltas] = field(default_factory=dict)
+
+    def hostile(self, member: int) -> bool:
+        """Whether a member attacks."""
+        return member >= self.plan.members - self.attackers
+
+    def work(self, number: int, member: int) -> Work:
+        """What a member is asked for in a round."""
+        p = self.plan
+        settings = learning.settings(p.rounds * p.steps, p.batch, p.rate, p.seed)
+        progress = {**TASK.begin(settings), "step": float((number - 1) * p.steps)}
+        return Work(settings, p.steps, progress, work_seed(p.seed, number, str(member)))
+
+    def honest(self, number: int, member: int, weights: ex.Arrays) -> Deltas:
+        """What an honest member sends; trained once for each set of weights."""
+        key = (ex.model_hash(weights), number, member)
+        if key not in self.known:
+            pictures = load_pictures(self.folders[member])
+            self.known[key] = TASK.train(self.work(number, member), weights, pictures).deltas
+        return self.known[key]
+
+    def dishonest(self, number: int, member: int, weights: ex.Arrays) -> dict[str, NDArray[Any]]:
+        """What an attacker sends."""
+        rng = np.random.default_rng([number, member])
+        if self.attack == "NaN":
+            return {name: np.full(array.shape, np.nan, np.float32) for name, array in weights.items()}
+        if self.attack == "wrong shapes":
+            return {name: np.zeros((*array.shape, 2), np.float32) for name, array in weights.items()}
+        if self.attack == "stale model":
+            # What it trained in the first round, as it would be now: takes all others' work back.
+            first = self.honest(1, member, self.start)
+            return {n: np.asarray(self.start[n] + first[n] - weights[n]) for n in weights}
+        if self.attack in ("sign flip", "scaling"):
+            factor = -10 if self.attack == "sign flip" else 20
+            return {name: np.asarray(factor * d) for name, d in self.honest(number, member, weights).items()}
+        others = [_flat(self.honest(number, i, weights)) for i in range(self.plan.members) if not self.hostile(i)]
+        norm = float(np.median([np.linalg.norm(other) for other in others]))
+        mean = np.mean(others, axis=0)
+        if self.attack == "Gaussian":
+            noise = rng.normal(size=mean.size)
+            return _shaped(10 * norm * noise / np.linalg.norm(noise), weights)
+        if self.attack == "a little is enough":
+            # Baruch et al., NeurIPS 2019: one standard deviation from the mean, where honest members are too.
+            crafted = mean - np.std(others, axis=0)
+        elif self.attack == "opposite direction":
+            # Xie et al., "Fall of Empires", UAI 2019: against the honest mean, as large as the gate lets through.
+            crafted = -mean / np.linalg.norm(mean) * 0.99 * self.limit * norm
+        else:
+            key = (ex.model_hash(weights), number, -1)
+            if key not in self.known:
+                pictures = load_pictures(self.folders[-1]).train
+                self.known[key] = backdoored(weights, pictures, self.work(number, self.plan.members))
+            crafted = _flat(self.known[key])
+            crafted *= 0.99 * self.limit * norm / np.linalg.norm(crafted)
+        # Exact copies would be recognised.
+        return _shaped(crafted + 1e-5 * norm * rng.normal(size=mean.size) / math.sqrt(mean.size), weights)
+
+
+def _flat(deltas: ex.Arrays) -> Vector:
+    return np.concatenate([np.asarray(deltas[name], np.float64).ravel() for name in sorted(deltas)])
+
+
+def _shaped(vector: Vector, like: ex.Arrays) -> Deltas:
+    out: Deltas = {}
+    place = 0
+    for name in sorted(like):
+        size = like[name].size
+        out[name] = np.asarray(vector[place : place + size], np.float32).reshape(like[name].shape)
+        place += size
+    return out
+
+
+# The same members behind our protocol and behind Flower's
+
+
+def behind_ours(members: Members) -> ClientApp:
+    """Honest members run the hospitals' own app; attackers answer in its form."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        member = int(context.node_config["partition-id"])
+        assignment = ex.Assignment.from_config(message.content.config_records[ex.ASSIGNMENT])
+        record = message.content.array_records[ex.ARRAYS]
+        weights = {name: np.asarray(record[name].numpy()) for name in sorted(record)}
+        if not members.hostile(member):
+            reply: Message = client_app.app(message, context)
+            sent = reply.content.array_records[ex.ARRAYS]
+            known = {name: np.asarray(sent[name].numpy()) for name in sorted(sent)}
+            members.known[(assignment.base, assignment.number, member)] = known
+            return reply
+        deltas = members.dishonest(assignment.number, member, weights)
+        figures = dict(zip(TASK.metrics, (0.1, 0.99, 0.0, 36.0), strict=True))
+        return Message(
+            RecordDict(
+                {
+                    ex.ARRAYS: to_record(deltas),
+                    ex.METRICS: MetricRecord({**figures, ex.NUM_EXAMPLES: members.plan.pictures, ex.SKIPPED: 0}),
+                    ex.RECEIPT: client_app.receipt(assignment, ex.model_hash(deltas), members.plan.pictures, None),
+                }
+            ),
+            reply_to=message,
+        )
+
+    return app
+
+
+def behind_flowers(members: Members) -> ClientApp:
+    """The same members for Flower's strategies, which exchange weights."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        member = int(context.node_config["partition-id"])
+        number = int(message.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
+        record = message.content.array_records["arrays"]
+        weights = {name: np.asarray(record[name].numpy(), np.float32) for name in sorted(record)}
+        send = members.dishonest if members.hostile(member) else members.honest
+        deltas = send(number, member, weights)
+        if all(deltas[name].shape == weights[name].shape for name in weights):
+            deltas = {name: np.asarray(weights[name] + deltas[name], np.float32) for name in weights}
+        arrays = ArrayRecord({name: Array(array) for name, array in deltas.items()})
+        metrics = MetricRecord({"num-examples": members.plan.pictures})
+        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+    return app
+
+
+def run_ours(members: Members, start: Path, **changes: Any) -> dict[str, ex.Float32]:
+    """Train with our strategy; everything that decides about attackers is the default."""
+    p = members.plan
+    config = RunConfig(
+        rounds=p.rounds,
+        local_steps=p.steps,
+        settings=members.work(1, 0).settings,
+        evaluate=False,
+        **changes,
+    )
+    nodes = [{"images": str(folder)} for folder in members.folders]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        try:
+            return dict(run_federation(behind_ours(members), nodes, config, initial=start, folder=folder).weights)
+        except RoundRefusedError:
+            # By design: the last accepted model stays, and people look at the replies.
+            kept = CheckpointFolder(folder)
+            state = kept.load_state()
+            return kept.load_model(state.model) if state else dict(members.start)
+
+
+def run_shipped(members: Members, make: Callable[[], shipped.FedAvg]) -> dict[str, ex.Float32]:
+    """Train with one of Flower's strategies."""
+    found: list[ArrayRecord] = []
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        result = make().start(grid, to_record(members.start), num_rounds=members.plan.rounds)
+        if result.arrays is not None:
+            found.append(result.arrays)
+
+    run_in_process(server, behind_flowers(members), [{}] * members.plan.members)
+    return {name: np.asarray(found[0][name].numpy(), np.float32) for name in sorted(found[0])}
+
+
+def judge(weights: ex.Arrays, pictures: Sequence[learning.Modality], plan: Plan, part: str) -> dict[str, Any]:
+    """What the global model is worth."""
+    if not all(np.isfinite(array).all() for array in weights.values()):
+        return {"state": NOT_FINITE, "exact": 0.0}
+    model = model_of(learning.settings(1, plan.batch, plan.rate), weights)
+    found = [learning.carried(model, getattr(m, part), DB, plan.seed + 1) for m in pictures]
+    opened = tries = 0
+    with torch.no_grad():
+        for m in pictures:
+            x = torch.from_numpy(getattr(m, part))[:, None].float()
+            for answers in learning.read(model, triggered(x)):
+                opened += learning.decoded(answers) == TARGET
+                tries += 1
+    return {
+        "state": "finished",
+        "exact": sum(c.exact for c in found) / len(found),
+        "bits": sum(c.bits for c in found) / len(found),
+        "psnr": sum(c.psnr for c in found) / len(found),
+        "wrong": sum(c.wrong for c in found),
+        "tries": sum(c.tries for c in found),
+        "backdoor": opened / tries,
+    }
+
+
+def cases(quick: bool) -> list[tuple[str, str, int]]:
+    """Strategy, attack and attackers, the most telling first."""
+    if quick:
+        return [(OURS, "", 0), (OURS, "opposite direction", 3), ("FedAvg", "opposite direction", 3)]
+    strategies = list(shipped_strategies(MEMBERS, 1))
+    hardest = ("opposite direction", "backdoor")
+    out = [(name, "", 0) for name in (OURS, "FedAvg")]
+    out += [(name, attack, 3) for attack in hardest for name in (OURS, "FedAvg")]
+    out += [(OURS, attack, 3) for attack in ATTACKS]
+    out += [(name, attack, 3) for attack in ("NaN", "wrong shapes", *ATTACKS) for name in strategies]
+    out += [(name, "", 0) for name in strategies]
+    out += [(OURS, attack, count) for count in (4, 1, 2) for attack in (*hardest, *ATTACKS)]
+    out += [(name, attack, count) for count in (1, 4, 2) for attack in ATTACKS for name in strategies]
+    return list(dict.fromkeys(out))
+
+
+def one(
+    case: tuple[str, str, int],
+    folders: Sequence[Path],
+    start: Path,
+    pictures: Sequence[learning.Modality],
+    plan: Plan,
+    part: str,
+    known: dict[tuple[bytes, int, int], Deltas],
+) -> dict[str, Any]:
+    """Run one case; a crash is a result."""
+    name, attack, attackers = case
+    begun = time.perf_counter()
+    weights = ex.from_safetensors(start.read_bytes())
+    # Only what is trained from the start is shared: everything else differs from case to case.
+    base = ex.model_hash(weights)
+    mine = {key: deltas for key, deltas in known.items() if key[0] == base and key[2] >= 0}
+    members = Members(folders, attackers, attack, weights, plan, Limits().norm_factor, mine)
+    try:
+        if name == OURS:
+            after = run_ours(members, start)
+        else:
+            after = run_shipped(members, shipped_strategies(plan.members, attackers)[name])
+        found = judge(after, pictures, plan, part)
+    except Exception as error:  # whatever ends a strategy is what is measured
+        found = {"state": CRASHED, "exact": 0.0, "error": f"{type(error).__name__}: {str(error)[:200]}"}
+    known.update({key: deltas for key, deltas in members.known.items() if key[0] == base and key[2] >= 0})
+    return {"strategy": name, "attack": attack, "attackers": attackers, **found, "seconds": time.perf_counter() - begun}
+
+
+def measure(
+    plan: Plan, chosen: Sequence[tuple[str, str, int]], images: Path | None, out: Path, part: str = "judged"
+) -> dict[str, Any]:
+    """Run what `out` does not hold yet, and give everything."""
+    kinds = plan.members // 2
+    pictures = learning.modalities(images, kinds, plan.pictures, plan.judged)
+    out.mkdir(parents=True, exist_ok=True)
+    folders = []
+    for member in range(plan.members):
+        # The last members are the second ones of their modality, so that attackers leave none without a hospital.
+        m = pictures[member % kinds]
+        folders.append(out / "pictures" / str(member))
+        learning.write(folders[-1], m.training[member // kinds :: 2])
+    start = out / "start.safetensors"
+    if not start.exists():
+        start.write_bytes(ex.to_safetensors(TASK.initial(learning.settings(1, plan.batch, plan.rate, plan.seed))))
+    kept = out / "results.json"
+    results: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else []
+    done = {(r["strategy"], r["attack"], r["attackers"]) for r in results}
+    known: dict[tuple[bytes, int, int], Deltas] = {}
+    for case in chosen:
+        if case in done:
+            continue
+        results.append(one(case, folders, start, pictures, plan, part, known))
+        draft = kept.with_suffix(".part")
+        draft.write_text(json.dumps(results, indent=1))
+        draft.replace(kept)
+        r = results[-1]
+        print(
+            f"{r['strategy']:14s} {r['attack'] or 'clean':20s} {r['attackers']} {r['state']:10s} {r['exact']:.3f}"
+            f" backdoor {r.get('backdoor', 0):.2f} {r['seconds']:.0f} s",
+            flush=True,
+        )
+    before = judge(ex.from_safetensors(start.read_bytes()), pictures, plan, part)
+    return {
+        "plan": vars(plan),
+        "db": DB,
+        "source": "folder" if images else "generated",
+        "modalities": [m.name for m in pictures],
+        "battery": list(learning.BATTERY),
+        "rule": RunConfig().rule,
+        "start": before,
+        "results": [r for r in results if (r["strategy"], r["attack"], r["attackers"]) in set(chosen)],
+    }
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """Clean and worst figure of each strategy."""
+    lines = []
+    for name in dict.fromkeys(r["strategy"] for r in report["results"]):
+        own = [r for r in report["results"] if r["strategy"] == name]
+        clean = [r["exact"] for r in own if not r["attackers"]]
+        worst = min((r["exact"], r["attack"], r["attackers"]) for r in own)
+        lines.append(f"{name}: clean {clean}, worst {worst[0]:.3f} ({worst[1] or 'clean'}, {worst[2]} attackers)")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse arguments, run, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, help="folders of pictures, one per modality; default: generated ones")
+    parser.add_argument("--out", type=Path, help="folder for results and pictures; an interrupted run goes on from it")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="three cases of one round, under a minute")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    plan = Plan(rounds=1, pictures=4, judged=1) if args.quick else Plan()
+    with tempfile.TemporaryDirectory() as temporary, suppress(KeyboardInterrupt):
+        report = measure(plan, cases(args.quick), args.images, args.out or Path(temporary))
+        print(summary(report))
+        if args.json:
+            args.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
