@@ -1,4 +1,4 @@
-"""``medprov-coordinator``: federated rounds in one process, over one folder of images for each hospital."""
+"""``medprov-coordinator``: federated rounds, as a service for hospitals elsewhere or in one process over folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medprov_coordinator.errors import CoordinatorError, SettingsError
+from medprov_coordinator import anchor_command
+from medprov_coordinator.deployment import commands as deployment
+from medprov_coordinator.errors import CoordinatorError, PendingError, SettingsError
+from medprov_coordinator.watch import commands as watching
 from medprov_ledger import terminal
 from medprov_ledger.config import Config
 from medprov_ledger.errors import LedgerError
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from medprov_coordinator.run import FederationResult
 
 DEFAULT_CLIENT = "medprov_node.client_app:app"
+SAID = {"started", "resumed", "absent", "members", "screened", "refused", "pending", "anchored", "round"}
+"""Events that are shown to people."""
 
 
 def load_client(name: str) -> ClientApp:
@@ -83,14 +88,17 @@ def node_configs(images: Sequence[str], config: Path | None) -> list[dict[str, S
 
 def _parser() -> argparse.ArgumentParser:
     from medprov_coordinator.aggregation import RULES
+    from medprov_watermark.training import tasks
+    from medprov_watermark.training.encoding import TYPES
 
     parser = argparse.ArgumentParser(prog="medprov-coordinator", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="run or resume federated rounds in this process")
+    run = commands.add_parser("run", help="run or resume federated rounds on this machine")
     run.add_argument(
         "--images", action="append", required=True, metavar="[NAME=]FOLDER", help="a hospital's images; one each"
     )
     run.add_argument("--dir", type=Path, required=True, help="folder for checkpoints; goes on where it stands")
+    run.add_argument("--task", choices=tasks.names(), default="watermark", help="what is trained (watermark)")
     run.add_argument("--rounds", type=int, default=3, help="rounds that the federation is to have (3)")
     run.add_argument("--steps", type=int, default=50, help="optimiser steps of each hospital in a round (50)")
     run.add_argument("--batch", type=int, default=8)
@@ -101,14 +109,34 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--extractor-blocks", type=int, default=4)
     run.add_argument("--quorum", type=int, help="fewest accepted updates (more than half of the hospitals)")
     run.add_argument("--deadline", type=float, default=3600.0, help="seconds for the replies of a round (3600)")
-    run.add_argument("--rule", choices=RULES, default="median", help="aggregation from five hospitals on (median)")
+    run.add_argument("--rule", choices=RULES, default="mixed", help="aggregation from five hospitals on (mixed)")
     run.add_argument("--probe-pictures", type=int, default=16)
+    run.add_argument(
+        "--encoding", choices=sorted(TYPES), default="float32", help="how hospitals send their updates (float32)"
+    )
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other setting of the run (docs/configuration.md)",
+    )
     run.add_argument("--start", type=Path, help="safetensors file to start from")
+    run.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="hospitals that train at once, each in a process of its own (Flower's simulation engine); 0: one after the"
+        " other in this process (0)",
+    )
     run.add_argument("--config", type=Path, help="medprov.toml: sign updates, publish and anchor rounds")
     run.add_argument("--anchor-as", default="", help="hospital whose account anchors (the first in the file)")
     run.add_argument("--client", default=DEFAULT_CLIENT, metavar="MODULE:ATTRIBUTE")
     run.add_argument("--json", action="store_true", help="print the result as one JSON object")
     run.add_argument("-v", "--verbose", action="store_true")
+    anchor_command.add(commands)
+    deployment.add(commands)
+    watching.add(commands)
     return parser
 
 
@@ -138,10 +166,21 @@ def _result(result: FederationResult) -> dict[str, object]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; 0 on success, 1 on an error that the user can mend, 2 on a wrong call."""
+    """Entry point; 0 on success, 1 on an error that the user can mend, 2 on a wrong call, 3 where rounds still wait."""
     terminal.prepare()
     try:
-        _run(terminal.parse(_parser(), arguments))
+        options = terminal.parse(_parser(), arguments)
+        if options.command in deployment.NAMES:
+            return deployment.run(options)
+        if options.command in watching.NAMES:
+            return watching.run(options)
+        if options.command == anchor_command.NAME:
+            anchor_command.run(options)
+        else:
+            _run(options)
+    except PendingError as error:
+        terminal.complain(f"medprov-coordinator: {error}")
+        return 3
     except (CoordinatorError, LedgerError, WatermarkError) as error:
         terminal.complain(f"medprov-coordinator: {error}")
         return 1
@@ -156,38 +195,43 @@ def _run(options: argparse.Namespace) -> None:
     from medprov_coordinator.connect import connect
     from medprov_coordinator.round import Services
     from medprov_coordinator.run import run_federation
-    from medprov_coordinator.run_config import RunConfig
-    from medprov_watermark.training.loop import Settings
+    from medprov_coordinator.run_config import RunConfig, read_settings
 
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     logging.getLogger("flwr").setLevel(logging.INFO if options.verbose else logging.ERROR)
 
     def say(event: Event) -> None:
-        if not options.json and event.kind in {"started", "resumed", "screened", "refused", "anchored", "round"}:
+        if not options.json and event.kind in SAID:
             terminal.say(f"{event.kind:9} {event.text}", done="the same command goes on at the last round")
 
     nodes = node_configs(options.images, options.config)
-    config = RunConfig(
-        rounds=options.rounds,
-        local_steps=options.steps,
-        settings=Settings(
-            steps=0,
-            batch=options.batch,
-            rate=options.rate,
-            seed=options.seed,
-            channels=options.channels,
-            blocks=options.blocks,
-            extractor_blocks=options.extractor_blocks,
-        ),
-        quorum=options.quorum or len(nodes) // 2 + 1,
-        deadline=options.deadline,
-        rule=options.rule,
-        probe_pictures=options.probe_pictures,
-    )
+    flat: dict[str, Scalar] = {
+        "task": options.task,
+        "rounds": options.rounds,
+        "local-steps": options.steps,
+        "batch": options.batch,
+        "rate": options.rate,
+        "seed": options.seed,
+        "channels": options.channels,
+        "blocks": options.blocks,
+        "extractor-blocks": options.extractor_blocks,
+        "quorum": options.quorum or len(nodes) // 2 + 1,
+        "deadline": options.deadline,
+        "rule": options.rule,
+        "probe-pictures": options.probe_pictures,
+        "encoding": options.encoding,
+    }
+    config = RunConfig.from_flat(flat | read_settings(options.set))
     client = load_client(options.client)
     services = connect(str(options.config), options.anchor_as) if options.config else Services()
     result = run_federation(
-        client, nodes, config, folder=options.dir, initial=options.start, services=replace(services, on_event=say)
+        client,
+        nodes,
+        config,
+        folder=options.dir,
+        initial=options.start,
+        services=replace(services, on_event=say),
+        workers=options.workers,
     )
     if options.json:
         text = json.dumps(_result(result), indent=1)
