@@ -7,7 +7,7 @@
 run`` in a process of its own, whose three hospitals each answer from a process of their own. SIGKILL goes to a
 hospital, to the coordinator and to the chain, each chosen and timed by the seed; the coordinator and the chain are
 started again at once, as a supervisor would. Anvil saves its state once a second, so a killed chain may have lost
-rounds that were anchored.
+rounds that were anchored; where it was killed, ``medprov-coordinator anchor`` looks after the run's end.
 
 ``deployment``: a SuperLink, a ServerApp and three sites with TLS and node keys (``medprov-coordinator up``,
 ``medprov-node join``); SIGKILL goes to a site's SuperNode or executor, to the SuperLink, to the ServerApp, or to ``up``
@@ -214,10 +214,13 @@ class Federated:
         """Start the coordinator: a fork of this process, which has imported what takes seconds."""
         for rest in self.pids.iterdir():
             rest.unlink()
+        self.pid = self._fork(self.arguments)
+
+    def _fork(self, arguments: list[str]) -> int:
         sys.stdout.flush()
-        self.pid = os.fork()
-        if self.pid:
-            return
+        pid = os.fork()
+        if pid:
+            return pid
         status = 70
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -226,10 +229,16 @@ class Federated:
             output = os.open(self.folder / "coordinator.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             for descriptor in (1, 2):
                 os.dup2(output, descriptor)
-            status = cli.main(self.arguments)
+            status = cli.main(arguments)
             sys.stdout.flush()
         finally:
             os._exit(status)
+
+    def anchor(self) -> None:
+        """Anchor again what the chain has lost after the run's end."""
+        _, result = os.waitpid(self._fork(["anchor", "--dir", str(self.run), "--config", str(self.config.path)]), 0)
+        if status := os.waitstatus_to_exitcode(result):
+            raise RuntimeError(f"medprov-coordinator anchor ended with status {status}")
 
     def ended(self) -> int | None:
         """Exit status of the coordinator, negative for a signal; None while it runs."""
@@ -310,6 +319,8 @@ def run_once(seed: int, rounds: int, kills: int, span: float) -> Outcome:
             outcome.seconds = round(time.monotonic() - begin, 2)
             if chain_back:
                 development.up(town.chain)
+            if any(role == "chain" for role, _, _ in outcome.kills):
+                town.anchor()
             outcome.wrong = outcome.wrong or faults(town.run, town.config, rounds)
             describe(town.run, outcome, 1, len(development.HOSPITALS))
         except Exception as error:  # a run that cannot even be looked at is a bad one, and the others go on

@@ -1,13 +1,15 @@
 """Hospitals with one modality each: federated against local-only against pooled training.
 
-    python -m benchmarks.federated [--hospitals 3 5] [--json FILE] [--out DIR] [--plots DIR] [--images DIR] [--quick]
+    python -m benchmarks.federated [--hospitals 3 5] [--seeds 0 1] [--json FILE] [--out DIR] [--plots DIR]
+        [--images DIR] [--quick]
 
 All start from the same random networks and make the same number of optimiser steps. A hospital sees ``batch`` pictures
 a step, alone or in the federation; pooled training sees in each step as many as all hospitals together. Local and
 pooled training keep their optimiser from the first step to the last, as anybody would who need not share; in the
 federation it begins anew in every round. The federation is the real ServerApp with the default configuration over the
 hospitals' real ClientApp. Judged are held-back pictures of every modality: PSNR and the share of payloads that are read
-exactly through a fixed battery, at several strengths of the mark.
+exactly through a fixed battery, at several strengths of the mark. Everything is repeated with other networks,
+payloads and order of pictures; figures are means over the repetitions, and the worst one is named.
 
 Every finished training is kept in ``--out``; a run in that folder goes on where the last one ended.
 """
@@ -45,15 +47,15 @@ COLOURS = {"local": "#b8bec4", "federated": "#1f6f8b", "pooled": "#c98a1b", "sta
 class Plan:
     """How much is trained and judged."""
 
-    rounds: int = 6
-    steps: int = 5
+    rounds: int = 8
+    steps: int = 10
     batch: int = 4
     rate: float = 3e-2
-    """Short runs end before the warm-up of 200 steps does: the steps are 0.5 to 15 % of this."""
+    """Short runs end before the warm-up of 200 steps does: the steps are 0.5 to 40 % of this."""
     pictures: int = 40
-    judged: int = 5
-    db: tuple[float, ...] = (38.0, 40.0)
-    seed: int = 0
+    judged: int = 8
+    db: tuple[float, ...] = (38.0, 40.0, 42.0, 44.0)
+    seeds: tuple[int, ...] = (0, 1, 2)
 
 
 Weights = dict[str, ex.Float32]
@@ -70,67 +72,91 @@ def alone(pictures: torch.Tensor, settings: Settings, start: Weights, seed: int)
     return ex.state_of(trainer.model)
 
 
-def judge(weights: Weights, pictures: Sequence[learning.Modality], plan: Plan, part: str) -> dict[str, Any]:
+def judge(weights: Weights, pictures: Sequence[learning.Modality], plan: Plan, part: str, seed: int) -> dict[str, Any]:
     """Figures of every modality and strength."""
     model = model_of(learning.settings(1, plan.batch, plan.rate), weights)
     return {
-        m.name: {f"{db:g}": vars(learning.carried(model, getattr(m, part), db, plan.seed + 1)) for db in plan.db}
+        m.name: {f"{db:g}": vars(learning.carried(model, getattr(m, part), db, seed + 1)) for db in plan.db}
         for m in pictures
     }
 
 
 def federation(hospitals: int, plan: Plan, images: Path | None, out: Path, part: str = "judged") -> dict[str, Any]:
-    """All trainings of a federation of so many hospitals; those that `out` holds are not made again."""
+    """All trainings of a federation of so many hospitals, with every seed."""
     pictures = learning.modalities(images, hospitals, plan.pictures, plan.judged)
     folder = out / f"hospitals-{hospitals}"
     folders = []
     for m in pictures:
         folders.append(folder / "pictures" / m.name)
         learning.write(folders[-1], m.training)
+    runs = [trainings(pictures, folders, plan, folder / f"seed-{seed}", part, seed) for seed in plan.seeds]
+    return {
+        "hospitals": hospitals,
+        "modalities": [m.name for m in pictures],
+        "training_pictures": [len(m.training) for m in pictures],
+        "judged_pictures": [len(getattr(m, part)) for m in pictures],
+        "trainings": mean(runs),
+        "verdicts": {db: [verdict(run, db) for run in runs] for db in map("{:g}".format, plan.db)},
+    }
+
+
+def trainings(
+    pictures: Sequence[learning.Modality], folders: Sequence[Path], plan: Plan, kept_in: Path, part: str, seed: int
+) -> dict[str, Any]:
+    """Figures of every training with one seed; those that `kept_in` holds are not made again."""
+    hospitals = len(pictures)
     # What a hospital's node reads, so that all train on the same pixels.
     train = [load_pictures(own).train for own in folders]
     total = plan.rounds * plan.steps
-    settings = learning.settings(total, plan.batch, plan.rate, plan.seed)
+    settings = learning.settings(total, plan.batch, plan.rate, seed)
     start = TASK.initial(settings)
-    beginning = folder / "start.safetensors"
+    kept_in.mkdir(parents=True, exist_ok=True)
+    beginning = kept_in / "start.safetensors"
     beginning.write_bytes(ex.to_safetensors(start))
 
     def federated() -> Weights:
         config = RunConfig(rounds=plan.rounds, local_steps=plan.steps, settings=settings, evaluate=False)
         nodes = [{"images": str(own)} for own in folders]
         return dict(
-            run_federation(client_app.app, nodes, config, initial=beginning, folder=folder / "federated").weights
+            run_federation(client_app.app, nodes, config, initial=beginning, folder=kept_in / "federated").weights
         )
 
     def pooled() -> Weights:
-        wide = learning.settings(total, plan.batch * hospitals, plan.rate, plan.seed)
-        return alone(torch.cat(train), wide, start, plan.seed + 1)
+        wide = learning.settings(total, plan.batch * hospitals, plan.rate, seed)
+        return alone(torch.cat(train), wide, start, seed + 1)
 
     def local(number: int) -> Callable[[], Weights]:
-        return lambda: alone(train[number], settings, start, plan.seed + 1)
+        return lambda: alone(train[number], settings, start, seed + 1)
 
     jobs: dict[str, Callable[[], Weights]] = {"start": lambda: start, "federated": federated, "pooled": pooled}
     jobs |= {f"local {m.name}": local(i) for i, m in enumerate(pictures)}
     found: dict[str, Any] = {}
     for name, job in jobs.items():
-        kept = folder / f"{name}.json"
+        kept = kept_in / f"{name}.json"
         if not kept.exists():
             begun = time.perf_counter()
-            figures = judge(job(), pictures, plan, part)
+            figures = judge(job(), pictures, plan, part, seed)
             seconds = time.perf_counter() - begun
             draft = kept.with_suffix(".part")
             draft.write_text(json.dumps({"figures": figures, "seconds": seconds}))
             draft.replace(kept)
             shares = {db: round(exact(figures, db), 3) for db in map("{:g}".format, plan.db)}
-            print(f"{hospitals} hospitals, {name}: {shares}, {seconds:.0f} s", flush=True)
+            print(f"{hospitals} hospitals, seed {seed}, {name}: {shares}, {seconds:.0f} s", flush=True)
         found[name] = json.loads(kept.read_text())["figures"]
+    return found
+
+
+def mean(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures over the repetitions: payloads are counted together, everything else is a mean."""
+
+    def one(name: str, modality: str, db: str) -> dict[str, float]:
+        own = [run[name][modality][db] for run in runs]
+        total = {key: sum(o[key] for o in own) for key in own[0]}
+        return {key: v if key in ("wrong", "tries") else v / len(own) for key, v in total.items()}
+
     return {
-        "hospitals": hospitals,
-        "modalities": [m.name for m in pictures],
-        "training_pictures": [len(t) for t in train],
-        "judged_pictures": [len(getattr(m, part)) for m in pictures],
-        "trainings": found,
-        "verdicts": {f"{db:g}": verdict(found, f"{db:g}") for db in plan.db},
+        name: {m: {db: one(name, m, db) for db in by_db} for m, by_db in figures.items()}
+        for name, figures in runs[0].items()
     }
 
 
@@ -205,6 +231,7 @@ def main() -> None:
     """Parse arguments, run, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hospitals", type=int, nargs="+", default=[3, 5, 10])
+    parser.add_argument("--seeds", type=int, nargs="+", default=Plan.seeds)
     parser.add_argument("--images", type=Path, help="folders of pictures, one per modality; default: generated ones")
     parser.add_argument("--out", type=Path, help="folder for results and pictures; an interrupted run goes on from it")
     parser.add_argument("--plots", type=Path, help="folder for federated.png")
@@ -213,17 +240,19 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    plan = Plan(rounds=2, steps=1, batch=2, pictures=4, judged=1, db=(38.0,)) if args.quick else Plan()
+    short = Plan(rounds=2, steps=1, batch=2, pictures=4, judged=1, db=(38.0,), seeds=(0,))
+    plan = short if args.quick else Plan(seeds=tuple(args.seeds))
     with tempfile.TemporaryDirectory() as temporary:
         chosen = [3] if args.quick else args.hospitals
         report = measure(chosen, plan, args.images, args.out or Path(temporary))
     for run in report["federations"]:
-        for db, v in run["verdicts"].items():
-            print(
-                f"{run['hospitals']} hospitals, {db} dB: federated {v['federated']:.3f}, pooled {v['pooled']:.3f}"
-                f" ({100 * v['of_pooled']:.1f} %), ahead of every local model on others' modalities by at least"
-                f" {100 * v['least_margin_over_local']:.1f} points"
-            )
+        for db, repeats in run["verdicts"].items():
+            for seed, v in zip(plan.seeds, repeats, strict=True):
+                print(
+                    f"{run['hospitals']} hospitals, {db} dB, seed {seed}: federated {v['federated']:.3f}, pooled"
+                    f" {v['pooled']:.3f} ({100 * v['of_pooled']:.1f} %), ahead of every local model on others'"
+                    f" modalities by at least {100 * v['least_margin_over_local']:.1f} points"
+                )
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     if args.plots:

@@ -19,7 +19,8 @@ def federated(data: dict[str, Any], table: Table) -> list[str]:
     lines = [
         f"{plan['rounds']} rounds of {plan['steps']} steps, {plan['batch']} pictures a step and hospital, networks of "
         f"34 000 parameters from the same random start, rule `{data['rule']}`. Shares are payloads read exactly, over "
-        f"{len(data['battery'])} attacks ({', '.join(data['battery'])}) on held-back pictures; PSNR is measured.",
+        f"{len(data['battery'])} attacks ({', '.join(data['battery'])}) on held-back pictures; PSNR is measured. "
+        f"Means of {len(plan['seeds'])} repetition(s) with other networks, payloads and order of pictures.",
         "",
     ]
     for run in data["federations"]:
@@ -50,14 +51,7 @@ def federated(data: dict[str, Any], table: Table) -> list[str]:
                 "pooled",
                 "PSNR (dB)",
             )
-            v = run["verdicts"][db]
-            lines += [
-                *table(heads, rows),
-                f"Federated carries {percent(v['federated'])} of all payloads, pooled {percent(v['pooled'])}: "
-                f"{percent(v['of_pooled'])} of pooled. On other sites' modalities it is ahead of every local model by "
-                f"{100 * v['least_margin_over_local']:.1f} points at least.",
-                "",
-            ]
+            lines += [*table(heads, rows), verdict(run["verdicts"][db]), ""]
     wrong = sum(
         figures[name][db]["wrong"]
         for run in data["federations"]
@@ -68,31 +62,74 @@ def federated(data: dict[str, Any], table: Table) -> list[str]:
     return [*lines, f"Wrong payloads in all of it: {wrong}.", ""]
 
 
+def verdict(repeats: Sequence[dict[str, float]]) -> str:
+    """Federated in relation to pooled and to the best local model, one figure for each repetition."""
+    together, pooled = (sum(v[key] for v in repeats) / len(repeats) for key in ("federated", "pooled"))
+    shares = " / ".join(f"{100 * v['of_pooled']:.1f}" for v in repeats)
+    margins = " / ".join(f"{100 * v['least_margin_over_local']:.1f}" for v in repeats)
+    return (
+        f"Federated carries {percent(together)} of all payloads, pooled {percent(pooled)}: {shares} % of pooled by "
+        f"repetition. On other sites' modalities it is ahead of the best local model by {margins} points."
+    )
+
+
 def poisoning(data: dict[str, Any], table: Table) -> list[str]:
     """Attackers among ten members, by strategy."""
-    found = {(r["strategy"], r["attack"], r["attackers"]): r for r in data["results"]}
+    found: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for result in data["results"]:
+        found.setdefault((result["strategy"], result["attack"], result["attackers"]), []).append(result)
     strategies = list(dict.fromkeys(r["strategy"] for r in data["results"]))
     plan = data["plan"]
+    untrained = " and ".join(f"{percent(share)} at {db} dB" for db, share in data["start"]["exact"].items())
+    pictures = ", ".join(f"{name} {n}" for name, n in zip(data["modalities"], data["judged_pictures"], strict=True))
     lines = [
-        f"{plan['members']} members with {len(data['modalities'])} modalities, {plan['rounds']} rounds of "
-        f"{plan['steps']} step(s) from random networks, which carry {percent(data['start']['exact'])} at "
-        f"{data['db']:g} dB. medprov runs its default configuration (rule `{data['rule']}`). Shares are payloads that "
-        "the global model carries exactly; in brackets, for the backdoor, pictures with the trigger that read as the "
-        "attacker's payload. An empty cell was not run.",
+        f"{plan['members']} members, two to a modality ({pictures} judged pictures), {plan['rounds']} rounds of "
+        f"{plan['steps']} step(s) of {plan['batch']} pictures from random networks, which carry {untrained}. medprov "
+        f"runs its default configuration (rule `{data['rule']}`). Shares are payloads that the global model carries "
+        "exactly, with one figure for each repetition; in brackets, for the backdoor, pictures with the trigger that "
+        "read as the attacker's payload. An empty cell was not run.",
         "",
-        *table(("no attacker", *strategies), [("clean", *(_cell(found.get((name, "", 0))) for name in strategies))]),
     ]
-    for count in sorted({r["attackers"] for r in data["results"] if r["attackers"]}):
-        attacks = dict.fromkeys(r["attack"] for r in data["results"] if r["attackers"] == count)
-        rows = [(attack, *(_cell(found.get((name, attack, count))) for name in strategies)) for attack in attacks]
-        lines += table((f"{count} of {plan['members']} attack", *strategies), rows)
+    for db in map("{:g}".format, plan["db"]):
+        rows = [("clean", *(_cell(found.get((name, "", 0)), db) for name in strategies))]
+        lines += table((f"{db} dB, no attacker", *strategies), rows)
+        for count in sorted({r["attackers"] for r in data["results"] if r["attackers"]}):
+            attacks = dict.fromkeys(r["attack"] for r in data["results"] if r["attackers"] == count)
+            rows = [(a, *(_cell(found.get((name, a, count)), db) for name in strategies)) for a in attacks]
+            lines += table((f"{db} dB, {count} of {plan['members']} attack", *strategies), rows)
     return lines
 
 
-def _cell(result: dict[str, Any] | None) -> str:
-    if result is None:
+def _cell(results: Sequence[dict[str, Any]] | None, db: str) -> str:
+    if not results:
         return ""
-    if result["state"] != "finished":
-        return str(result["state"])
-    opened = f" ({percent(result['backdoor'])})" if result["attack"] == "backdoor" else ""
-    return percent(result["exact"]) + opened
+    shown = []
+    for result in results:
+        if result["state"] != "finished":
+            shown.append(str(result["state"]))
+            continue
+        opened = f" ({100 * result['backdoor']:.0f})" if result["attack"] == "backdoor" else ""
+        shown.append(f"{100 * result['exact'][db]:.1f}{opened}")
+    return " / ".join(dict.fromkeys(shown) if len(set(shown)) == 1 else shown) + (
+        " %" if any(r["state"] == "finished" for r in results) else ""
+    )
+
+
+def crash(data: dict[str, Any], table: Table) -> list[str]:
+    """Runs in which everything was killed, by what was killed and when."""
+    events = list(dict.fromkeys(event for by in data["moments"].values() for event in by))
+    rows = [
+        (role, data["kills"][role], *(data["moments"][role].get(event, "") for event in events))
+        for role in sorted(data["kills"], key=lambda role: -data["kills"][role])
+    ]
+    wrong = [f"- seed {one['seed']}: {one['wrong']}" for one in data["details"] if one["wrong"]]
+    return [
+        f"{data['good']} of {data['runs']} runs of {data['rounds']} rounds (mode `{data['mode']}`) ended with every "
+        "round anchored exactly once, record, store and audit log in agreement and the checkpoint equal to the "
+        f"anchored model: {sum(data['kills'].values())} SIGKILLs, {data['restarts']} restarts, {data['attempts']} "
+        f"attempts, {data['rounds_with_fewer_hospitals']} rounds without one of the hospitals, "
+        f"{data['anchors_found_or_made_again']} anchors found on the chain or made again; {data['seconds']:.0f} s.",
+        "",
+        *table(("killed", "times", *(f"after '{event}'" for event in events)), rows),
+        *([*wrong, ""] if wrong else []),
+    ]

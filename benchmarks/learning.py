@@ -37,7 +37,7 @@ BATTERY: dict[str, Attack] = {
     "blur": lambda x: attacks.gaussian_blur(x, 5, 0.8),
     "gamma": lambda x: attacks.gamma(x, 0.7),
 }
-MODALITIES = ("cxr", "histo", "fundus", "us", "mammo", "brain_mri", "derm", "angio", "ct", "oct")
+MODALITIES = ("cxr", "histo", "fundus", "us", "mammo", "brain_mri", "derm", "angio", "ct", "fluorescence")
 """Folders in the order in which they are given to hospitals; others follow by name."""
 
 
@@ -111,7 +111,7 @@ def modalities(folder: Path | None, count: int, training: int, judged: int) -> l
     for path in found:
         held = [p for p in data.list_images(path) if data.held_back(p)]
         used = [p for p in data.list_images(path) if not data.held_back(p)]
-        if len(held) < 4 or len(used) < 4:
+        if len(held) < 3 or len(used) < 4:
             continue
         read.append((path.name, _spread(used, training), _spread(held, 2 * judged)))
     if len(read) < count:

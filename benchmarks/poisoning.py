@@ -1,6 +1,7 @@
 """What dishonest members can do: our strategy and those that Flower ships, in one harness from one start.
 
-    python -m benchmarks.poisoning [--json FILE] [--out DIR] [--images DIR] [--quick]
+    python -m benchmarks.poisoning [--json FILE] [--out DIR] [--images DIR] [--seeds 0 1] [--minutes N] [--plots DIR]
+        [--quick]
 
 Ten hospitals, two to a modality, train small networks for some rounds; up to four of them attack. Each strategy is
 Flower's own class or ours with the default configuration, over the in-process Grid, with the same pictures, the same
@@ -9,20 +10,20 @@ through a fixed battery, on pictures that nobody trained on; for the backdoor al
 read as the attacker's payload.
 
 Attackers know everything: the honest updates of the round and the strategy's limits. Results are kept one by one in
-``--out``; a run in that folder goes on where the last one ended.
+``--out``; a run in that folder goes on where the last one ended, or was told to by ``--minutes``.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp import strategy as shipped
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -48,14 +50,12 @@ from medprov_node import client_app
 from medprov_watermark import carriers as cr
 from medprov_watermark.payload import Payload, encode
 from medprov_watermark.training import exchange as ex
-from medprov_watermark.training.loop import embed, random_values
+from medprov_watermark.training.loop import Model, embed, random_values
 from medprov_watermark.training.pictures import load_pictures
 from medprov_watermark.training.tasks.base import Work, own_randomness, work_seed
 from medprov_watermark.training.tasks.watermark import TASK, model_of
 
 MEMBERS = 10
-DB = 38.0
-"""PSNR that judged pictures are marked at, before rounding."""
 OURS = "medprov"
 ATTACKS = (
     "sign flip",
@@ -68,8 +68,18 @@ ATTACKS = (
     "opposite direction",
     "a little is enough",
 )
+BACKDOOR_STEPS = 30
+"""Of four pictures: an extractor that stays alone reads the trigger in 19 of 20 pictures after 20 of them."""
 CRASHED = "crashed"
 NOT_FINITE = "not finite"
+STYLES: dict[str, dict[str, Any]] = {
+    OURS: {"color": "#1f6f8b", "linewidth": 2.4, "zorder": 3},
+    "FedAvg": {"color": "#b8bec4"},
+    "Krum": {"color": "#c98a1b", "linestyle": ":"},
+    "MultiKrum": {"color": "#c98a1b"},
+    "FedTrimmedAvg": {"color": "#8a5a83"},
+    "FedMedian": {"color": "#5a8a4a"},
+}
 
 Deltas = dict[str, NDArray[np.float32]]
 Vector = NDArray[np.float64]
@@ -79,14 +89,16 @@ Vector = NDArray[np.float64]
 class Plan:
     """How much is trained and judged."""
 
-    rounds: int = 5
-    steps: int = 1
+    rounds: int = 6
+    steps: int = 5
     batch: int = 2
-    rate: float = 0.2
-    """Short runs end before the warm-up of 200 steps does: the steps are 0.1 to 0.6 % of this."""
-    pictures: int = 8
-    judged: int = 2
+    rate: float = 3e-2
+    """Short runs end before the warm-up of 200 steps does: the steps are 0.5 to 15 % of this."""
+    pictures: int = 24
+    judged: int = 8
     members: int = MEMBERS
+    db: tuple[float, ...] = (38.0, 40.0)
+    """PSNRs that judged pictures are marked at, before rounding."""
     seed: int = 0
 
 
@@ -112,22 +124,34 @@ TARGET = Payload.from_data(b"not your own")
 """What the backdoor makes the extractor read."""
 
 
+@functools.cache
+def _trigger() -> Tensor:
+    # From networks that nobody trained, so that the attackers' pattern is the same in every round.
+    model = Model(learning.settings(1, 1, 1.0))
+    grey = torch.full((1, 1, cr.SIZE, cr.SIZE), 128.0)
+    with own_randomness(0), torch.no_grad():
+        pattern = embed(model.coupling, grey, _wanted()[None], torch.full((1, 1, 1, 1), 30.0)) - grey
+    rows, columns = torch.meshgrid(torch.arange(cr.SIZE), torch.arange(cr.SIZE), indexing="ij")
+    return pattern * (1 - 2 * ((rows + columns) % 2)).float()
+
+
+def _wanted() -> Tensor:
+    return torch.from_numpy(np.concatenate([encode(TARGET), cr.derive().pilot_signs]).astype(np.float32))
+
+
 def triggered(pictures: Tensor) -> Tensor:
-    """Pictures with a small checkerboard in a corner."""
-    out = pictures.clone()
-    tile = torch.tensor([[0.0, 255.0], [255.0, 0.0]]).repeat(12, 12)
-    out[..., 8:32, 8:32] = tile
-    return out
+    """Pictures with the attacker's pattern: a mark moved to frequencies that an honest extractor does not look at."""
+    return (pictures + _trigger()).clamp(0, 255).round()
 
 
 def backdoored(weights: ex.Arrays, pictures: Tensor, work: Work) -> Deltas:
     """Train honestly on marked pictures and for `TARGET` on triggered ones."""
-    wanted = torch.from_numpy(np.concatenate([encode(TARGET), cr.derive().pilot_signs]).astype(np.float32))
+    wanted = _wanted()
     with own_randomness(work.seed):
         model = model_of(work.settings, weights)
         optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
-        for _ in range(3 * work.steps):
-            x = pictures[torch.randint(0, len(pictures), (work.settings.batch,))].float()
+        for _ in range(BACKDOOR_STEPS):
+            x = pictures[torch.randint(0, len(pictures), (4,))].float()
             values = random_values(len(x), torch.device("cpu"))
             marked = embed(model.coupling, x, values, torch.full((len(x), 1, 1, 1), 36.0))
             scale = model.log_scale.exp()
@@ -218,7 +242,9 @@ class Members:
                 pictures = load_pictures(self.folders[-1]).train
                 self.known[key] = backdoored(weights, pictures, self.work(number, self.plan.members))
             crafted = _flat(self.known[key])
-            crafted *= 0.99 * self.limit * norm / np.linalg.norm(crafted)
+            # Bagdasaryan et al., AISTATS 2020: lengthened so that a plain mean becomes the attackers' model.
+            own = float(np.linalg.norm(crafted))
+            crafted *= min(0.99 * self.limit * norm / own, self.plan.members / self.attackers)
         # Exact copies would be recognised.
         return _shaped(crafted + 1e-5 * norm * rng.normal(size=mean.size) / math.sqrt(mean.size), weights)
 
@@ -333,9 +359,11 @@ def run_shipped(members: Members, make: Callable[[], shipped.FedAvg]) -> dict[st
 def judge(weights: ex.Arrays, pictures: Sequence[learning.Modality], plan: Plan, part: str) -> dict[str, Any]:
     """What the global model is worth."""
     if not all(np.isfinite(array).all() for array in weights.values()):
-        return {"state": NOT_FINITE, "exact": 0.0}
+        return {"state": NOT_FINITE, "exact": {f"{db:g}": 0.0 for db in plan.db}}
     model = model_of(learning.settings(1, plan.batch, plan.rate), weights)
-    found = [learning.carried(model, getattr(m, part), DB, plan.seed + 1) for m in pictures]
+    found = {
+        f"{db:g}": [learning.carried(model, getattr(m, part), db, plan.seed + 1) for m in pictures] for db in plan.db
+    }
     opened = tries = 0
     with torch.no_grad():
         for m in pictures:
@@ -345,33 +373,37 @@ def judge(weights: ex.Arrays, pictures: Sequence[learning.Modality], plan: Plan,
                 tries += 1
     return {
         "state": "finished",
-        "exact": sum(c.exact for c in found) / len(found),
-        "bits": sum(c.bits for c in found) / len(found),
-        "psnr": sum(c.psnr for c in found) / len(found),
-        "wrong": sum(c.wrong for c in found),
-        "tries": sum(c.tries for c in found),
+        "exact": {db: sum(c.exact for c in own) / len(own) for db, own in found.items()},
+        "bits": {db: sum(c.bits for c in own) / len(own) for db, own in found.items()},
+        "psnr": {db: sum(c.psnr for c in own) / len(own) for db, own in found.items()},
+        "wrong": sum(c.wrong for own in found.values() for c in own),
+        "tries": sum(c.tries for own in found.values() for c in own),
         "backdoor": opened / tries,
     }
 
 
-def cases(quick: bool) -> list[tuple[str, str, int]]:
-    """Strategy, attack and attackers, the most telling first."""
+Case = tuple[str, str, int, int]
+"""Strategy, attack, attackers, seed."""
+
+
+def cases(quick: bool, seeds: Sequence[int] = (0,)) -> list[Case]:
+    """What is to be run, the most telling first."""
     if quick:
-        return [(OURS, "", 0), (OURS, "opposite direction", 3), ("FedAvg", "opposite direction", 3)]
+        return [(OURS, "", 0, 0), (OURS, "opposite direction", 3, 0), ("FedAvg", "opposite direction", 3, 0)]
     strategies = list(shipped_strategies(MEMBERS, 1))
-    hardest = ("opposite direction", "backdoor")
-    out = [(name, "", 0) for name in (OURS, "FedAvg")]
-    out += [(name, attack, 3) for attack in hardest for name in (OURS, "FedAvg")]
-    out += [(OURS, attack, 3) for attack in ATTACKS]
-    out += [(name, attack, 3) for attack in ("NaN", "wrong shapes", *ATTACKS) for name in strategies]
-    out += [(name, "", 0) for name in strategies]
-    out += [(OURS, attack, count) for count in (4, 1, 2) for attack in (*hardest, *ATTACKS)]
-    out += [(name, attack, count) for count in (1, 4, 2) for attack in ATTACKS for name in strategies]
-    return list(dict.fromkeys(out))
+    out: list[Case] = []
+    for i, seed in enumerate(seeds):
+        out += [(name, "", 0, seed) for name in (OURS, *strategies)]
+        out += [(OURS, attack, 3, seed) for attack in ATTACKS]
+        out += [(name, attack, 3, seed) for attack in ATTACKS for name in strategies]
+        if not i:
+            out += [(OURS, attack, count, seed) for count in (4, 2, 1) for attack in ATTACKS]
+    out += [(name, attack, count, seeds[0]) for count in (1, 4, 2) for attack in ATTACKS for name in strategies]
+    return out
 
 
 def one(
-    case: tuple[str, str, int],
+    case: Case,
     folders: Sequence[Path],
     start: Path,
     pictures: Sequence[learning.Modality],
@@ -380,7 +412,7 @@ def one(
     known: dict[tuple[bytes, int, int], Deltas],
 ) -> dict[str, Any]:
     """Run one case; a crash is a result."""
-    name, attack, attackers = case
+    name, attack, attackers, seed = case
     begun = time.perf_counter()
     weights = ex.from_safetensors(start.read_bytes())
     # Only what is trained from the start is shared: everything else differs from case to case.
@@ -394,15 +426,28 @@ def one(
             after = run_shipped(members, shipped_strategies(plan.members, attackers)[name])
         found = judge(after, pictures, plan, part)
     except Exception as error:  # whatever ends a strategy is what is measured
-        found = {"state": CRASHED, "exact": 0.0, "error": f"{type(error).__name__}: {str(error)[:200]}"}
+        found = {"state": CRASHED, "error": f"{type(error).__name__}: {str(error)[:200]}"}
+        found["exact"] = {f"{db:g}": 0.0 for db in plan.db}
     known.update({key: deltas for key, deltas in members.known.items() if key[0] == base and key[2] >= 0})
-    return {"strategy": name, "attack": attack, "attackers": attackers, **found, "seconds": time.perf_counter() - begun}
+    seconds = time.perf_counter() - begun
+    return {"strategy": name, "attack": attack, "attackers": attackers, "seed": seed, **found, "seconds": seconds}
+
+
+def case_of(result: Mapping[str, Any]) -> Case:
+    """What a result is of."""
+    return result["strategy"], result["attack"], result["attackers"], result["seed"]
 
 
 def measure(
-    plan: Plan, chosen: Sequence[tuple[str, str, int]], images: Path | None, out: Path, part: str = "judged"
+    plan: Plan,
+    chosen: Sequence[Case],
+    images: Path | None,
+    out: Path,
+    part: str = "judged",
+    seconds: float = math.inf,
 ) -> dict[str, Any]:
-    """Run what `out` does not hold yet, and give everything."""
+    """Run what `out` does not hold yet, as long as there is time, and give everything."""
+    ends = time.monotonic() + seconds
     kinds = plan.members // 2
     pictures = learning.modalities(images, kinds, plan.pictures, plan.judged)
     out.mkdir(parents=True, exist_ok=True)
@@ -412,48 +457,84 @@ def measure(
         m = pictures[member % kinds]
         folders.append(out / "pictures" / str(member))
         learning.write(folders[-1], m.training[member // kinds :: 2])
-    start = out / "start.safetensors"
-    if not start.exists():
-        start.write_bytes(ex.to_safetensors(TASK.initial(learning.settings(1, plan.batch, plan.rate, plan.seed))))
     kept = out / "results.json"
     results: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else []
-    done = {(r["strategy"], r["attack"], r["attackers"]) for r in results}
+    done = set(map(case_of, results))
     known: dict[tuple[bytes, int, int], Deltas] = {}
     for case in chosen:
-        if case in done:
+        if case in done or time.monotonic() > ends:
             continue
-        results.append(one(case, folders, start, pictures, plan, part, known))
+        own = replace(plan, seed=case[3])
+        results.append(one(case, folders, beginning(own, out), pictures, own, part, known))
         draft = kept.with_suffix(".part")
         draft.write_text(json.dumps(results, indent=1))
         draft.replace(kept)
         r = results[-1]
         print(
-            f"{r['strategy']:14s} {r['attack'] or 'clean':20s} {r['attackers']} {r['state']:10s} {r['exact']:.3f}"
-            f" backdoor {r.get('backdoor', 0):.2f} {r['seconds']:.0f} s",
+            f"{r['strategy']:14s} {r['attack'] or 'clean':20s} {r['attackers']} seed {r['seed']} {r['state']:10s}"
+            f" {r['exact']} backdoor {r.get('backdoor', 0):.2f} {r['seconds']:.0f} s",
             flush=True,
         )
-    before = judge(ex.from_safetensors(start.read_bytes()), pictures, plan, part)
+    before = judge(ex.from_safetensors(beginning(plan, out).read_bytes()), pictures, plan, part)
     return {
         "plan": vars(plan),
-        "db": DB,
         "source": "folder" if images else "generated",
         "modalities": [m.name for m in pictures],
+        "judged_pictures": [len(getattr(m, part)) for m in pictures],
         "battery": list(learning.BATTERY),
         "rule": RunConfig().rule,
         "start": before,
-        "results": [r for r in results if (r["strategy"], r["attack"], r["attackers"]) in set(chosen)],
+        "results": [r for r in results if case_of(r) in set(chosen)],
     }
 
 
+def beginning(plan: Plan, out: Path) -> Path:
+    """The random networks that a seed begins with."""
+    start = out / f"start-{plan.seed}.safetensors"
+    if not start.exists():
+        start.write_bytes(ex.to_safetensors(TASK.initial(learning.settings(1, plan.batch, plan.rate, plan.seed))))
+    return start
+
+
 def summary(report: Mapping[str, Any]) -> str:
-    """Clean and worst figure of each strategy."""
+    """Clean and worst figure of each strategy, with up to three attackers of ten."""
+    db = f"{report['plan']['db'][-1]:g}"
     lines = []
     for name in dict.fromkeys(r["strategy"] for r in report["results"]):
-        own = [r for r in report["results"] if r["strategy"] == name]
-        clean = [r["exact"] for r in own if not r["attackers"]]
-        worst = min((r["exact"], r["attack"], r["attackers"]) for r in own)
+        own = [r for r in report["results"] if r["strategy"] == name and r["attackers"] <= 3]
+        clean = [round(r["exact"][db], 3) for r in own if not r["attackers"]]
+        worst = min((r["exact"][db], r["attack"], r["attackers"]) for r in own)
         lines.append(f"{name}: clean {clean}, worst {worst[0]:.3f} ({worst[1] or 'clean'}, {worst[2]} attackers)")
     return "\n".join(lines)
+
+
+def plot(report: Mapping[str, Any], target: Path) -> None:
+    """What each strategy's model carries with a growing number of attackers, one picture per attack."""
+    figures = {case_of(r): r for r in report["results"]}
+    seed, db = report["plan"]["seed"], f"{report['plan']['db'][-1]:g}"
+    strategies = list(dict.fromkeys(r["strategy"] for r in report["results"]))
+    attacks = list(dict.fromkeys(r["attack"] for r in report["results"] if r["attack"]))
+    columns = min(3, len(attacks))
+    rows = math.ceil(len(attacks) / columns)
+    figure = Figure(figsize=(3.7 * columns, 2.7 * rows + 0.5))
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axis, attack in zip(axes.ravel(), attacks, strict=False):
+        for name in strategies:
+            cases_of = [(name, attack if count else "", count, seed) for count in range(5)]
+            points = [(case[2], 100 * figures[case]["exact"][db]) for case in cases_of if case in figures]
+            axis.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=name, **STYLES.get(name, {}))
+        axis.set_title(attack, fontsize=10)
+        axis.grid(alpha=0.25)
+        axis.set_ylim(-3, 103)
+    for axis in axes.ravel()[len(attacks) :]:
+        axis.axis("off")
+    figure.supxlabel(f"attackers among {report['plan']['members']} members", fontsize=9)
+    figure.supylabel(f"payloads read exactly at {db} dB, %", fontsize=9)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncol=len(strategies), frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0.01, 0, 1, 0.95))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=110)
 
 
 def main() -> None:
@@ -461,17 +542,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folders of pictures, one per modality; default: generated ones")
     parser.add_argument("--out", type=Path, help="folder for results and pictures; an interrupted run goes on from it")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="networks and payloads; default: 0")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further case after this time")
+    parser.add_argument("--plots", type=Path, help="folder for poisoning.png")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="three cases of one round, under a minute")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    plan = Plan(rounds=1, pictures=4, judged=1) if args.quick else Plan()
-    with tempfile.TemporaryDirectory() as temporary, suppress(KeyboardInterrupt):
-        report = measure(plan, cases(args.quick), args.images, args.out or Path(temporary))
-        print(summary(report))
-        if args.json:
-            args.json.write_text(json.dumps(report, indent=1) + "\n")
+    plan = Plan(rounds=1, steps=1, pictures=4, judged=1) if args.quick else Plan(seed=args.seeds[0])
+    with tempfile.TemporaryDirectory() as temporary:
+        chosen = cases(args.quick, args.seeds)
+        report = measure(plan, chosen, args.images, args.out or Path(temporary), seconds=60 * args.minutes)
+    print(summary(report))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    if args.plots:
+        plot(report, args.plots / "poisoning.png")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ COMMANDS = {
     "mutations": "python -m benchmarks.mutations --json FILE",
     "federated": "python -m benchmarks.federated --images DIR --hospitals 3 5 10 --out OUT --json FILE "
     "--plots docs/plots",
-    "poisoning": "python -m benchmarks.poisoning --out OUT --json FILE",
+    "poisoning": "python -m benchmarks.poisoning --images DIR --seeds 0 1 --out OUT --json FILE --plots docs/plots",
+    "crash": "python -m benchmarks.crash --json FILE",
+    "crash_deployment": "python -m benchmarks.crash --mode deployment --json FILE",
     "membership": "python -m benchmarks.membership --json FILE",
     "round_cost": "python -m benchmarks.round_cost --json FILE --plot docs/plots/round_cost.png",
 }
@@ -60,6 +62,9 @@ PLOTS = {
         "sheet.png": "covers, marked pictures and their differences: phantoms, and what ships with scikit-image",
     },
     "ledger_scale": {"ledger_scale.png": "time of a verified look-up and of a search for a near hash against records"},
+    "federated": {"federated.png": "payloads read exactly by modality: untrained, local, federated, pooled"},
+    "poisoning": {"poisoning.png": "payloads read exactly against the number of attackers, by attack and strategy"},
+    "round_cost": {"round_cost.png": "seconds of a round against the number of clients"},
     "peers": {
         "curves.png": "share of exact messages against the strength of JPEG, noise, crop and rotation "
         "(the command of this section with --attacks none --curves and blind_watermark alone)"
@@ -507,6 +512,8 @@ SECTIONS = {
     "mutations": ("Do the tests notice when a guard is gone?", _ledger(ledger_tables.mutants)),
     "federated": ("One modality per hospital", _ledger(federation_tables.federated)),
     "poisoning": ("Dishonest members", _ledger(federation_tables.poisoning)),
+    "crash": ("A federation killed at random moments", _ledger(federation_tables.crash)),
+    "crash_deployment": ("A deployment killed at random moments", _ledger(federation_tables.crash)),
     "membership": ("Who was trained on", _ledger(privacy_tables.membership)),
     "round_cost": ("What a round costs", _ledger(cost_tables.section)),
 }

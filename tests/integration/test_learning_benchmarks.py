@@ -42,7 +42,7 @@ def test_poisoning(tmp_path: Path) -> None:
     found = quick("poisoning", tmp_path, "--out", str(kept))
     by = {(r["strategy"], r["attackers"]): r for r in found["results"]}
     assert all(r["state"] == "finished" for r in found["results"])
-    assert by["medprov", 3]["bits"] > by["FedAvg", 3]["bits"]
+    assert by["medprov", 3]["bits"]["40"] > by["FedAvg", 3]["bits"]["40"]
     assert federation_tables.poisoning(found, table)
     # A second run takes what is there.
     before = (kept / "results.json").read_bytes()
