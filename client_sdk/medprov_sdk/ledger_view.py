@@ -292,6 +292,17 @@ class LedgerView:
             self._links = self._connect(self.config)
         return model_package.fetch(prefix, self._links.federation, self.store, place)
 
+    def versions(self) -> list[bytes]:
+        """Hashes of all models that the federation has released, newest first; none where the chain does not answer."""
+        if self._links is None:
+            return []
+        try:
+            released = self._links.federation.released_models()
+        except ChainError as error:
+            self._links, self.chain_trouble = None, str(error)
+            return []
+        return [one.model_hash for one in reversed(released)]
+
     def name(self, address: str) -> str | None:
         """The member's name, where the configuration has it."""
         hospitals = self.config.hospitals.values()

@@ -202,6 +202,10 @@ class ProofView:
         """
         return model_package.find(prefix, None, None, model_package.folder())
 
+    def versions(self) -> list[bytes]:
+        """The model that the record names."""
+        return [self.proof.record.model]
+
     @property
     def store(self) -> ProofView:
         """The file holds the one object that is asked for."""

@@ -33,6 +33,10 @@ UPRIGHT = Geometry()
 class Watermarker(Protocol):
     """What is needed of :class:`medprov_watermark.watermarker.DualWatermarker`."""
 
+    @property
+    def model(self) -> bytes:
+        """SHA-256 of the loaded weights, 32 bytes."""
+
     def extract(self, image: Samples, search: bool = True) -> Extraction:
         """Both marks of a picture; W1 at any angle and in windows only where `search` says so."""
 
@@ -88,6 +92,9 @@ class Read:
     listed: Decoded | None = None
     """What list decoding read in place of the error correction."""
 
+    versions: int = 1
+    """Model versions that the picture was read with until one of them read something."""
+
     @property
     def corrected(self) -> int:
         """Codeword bits that were wrong."""
@@ -97,9 +104,9 @@ class Read:
     def chance(self) -> float:
         """Bound on how often a picture without a mark would seem to have one as clear as this."""
         if self.listed is not None and not self.extraction.present:
-            return self.listed.chance
+            return self.versions * self.listed.chance
         # pilots that fall short by themselves were believed together with the codeword, by the same bound
-        return min(self.extraction.false_alarm, detection.FALSE_ALARM)
+        return self.versions * min(self.extraction.false_alarm, detection.FALSE_ALARM)
 
 
 def read_marks(watermarker: Watermarker, work: Work) -> Read:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 HOPELESS = 0.01
 """Pilots of which more than so many were to be expected by chance say nothing of where the mark lies."""
+MOST_VERSIONS = 4
+"""Model versions beside the loaded one that a picture without a readable mark is read with, the newest first: each
+takes a whole search."""
 MOST_COMPARED = 4
 """Records of one payload whose evidence is compared; an owner that anchors more under one payload gains nothing."""
 
@@ -151,6 +154,8 @@ class Verifier:
         stages["read"] = round((time.perf_counter() - start) * 1000, 2)
         work = Work(samples, pixels, stages=stages)
         read, keys, found = self._look_up(work, self._by_its_model(work, read_marks(self.watermarker, work)))
+        if read.payload is None:
+            read, keys, found = self._by_other_versions(work, read, found)
         signed = claims.signer(self.ledger, work, read, found)
         found = claims.of_the_signer(work, read, found, signed)
         with work.stage("chain"):
@@ -225,16 +230,51 @@ class Verifier:
             return read
         with work.stage("model"):
             try:
-                if prefix not in self._others:
-                    self._others[prefix] = self._load(self.ledger.model_file(prefix))
+                other = self._version(prefix)
             except (LedgerError, WatermarkError) as error:
                 work.check("model of the mark", None, f"{error}; the signature in the mark is not checked")
                 return read
-            integrity = self._others[prefix].integrity(read.stands.undo(work.image))
+            integrity = other.integrity(read.stands.undo(work.image))
         work.check("model of the mark", True, f"model {prefix.hex()}..., released by the federation")
         return replace(read, integrity=integrity)
 
-    def _look_up(self, work: Work, read: Read) -> tuple[Read, PayloadKeys | None, list[Found]]:
+    def _by_other_versions(
+        self, work: Work, read: Read, found: list[Found]
+    ) -> tuple[Read, PayloadKeys | None, list[Found]]:
+        """A picture of which the loaded version reads nothing, with others: each has an extractor of its own."""
+        released = [model for model in self.ledger.versions() if model != self.watermarker.model]
+        tried = 0
+        for model in released[:MOST_VERSIONS] if self._load is not None else ():
+            try:
+                with work.stage("model"):
+                    other = self._version(model)
+            except (LedgerError, WatermarkError) as error:
+                work.check("other model version", None, f"{error}; the picture is not read with it")
+                continue
+            tried += 1
+            aside = Work(work.image, work.pixels, stages=work.stages)
+            seen, keys, records = self._look_up(aside, read_marks(other, aside), other)
+            if seen.payload is not None:
+                work.checks[:], work.offline[:] = aside.checks, aside.offline
+                work.check("model of the mark", True, f"model {model.hex()[:16]}..., released by the federation")
+                return replace(seen, versions=1 + tried), keys, records
+        if tried:
+            work.check("other model versions", None, f"{tried} that the federation released read nothing either")
+        if len(released) > MOST_VERSIONS:
+            work.check("other model versions", None, f"{len(released) - MOST_VERSIONS} older ones were not tried")
+        return replace(read, versions=1 + tried), None, found
+
+    def _version(self, model: bytes) -> Watermarker:
+        """The version whose hash begins with `model`, loaded once."""
+        if self._load is None:
+            raise LedgerError(f"model {model.hex()}: this verifier knows one model only")
+        if model not in self._others:
+            self._others[model] = self._load(self.ledger.model_file(model))
+        return self._others[model]
+
+    def _look_up(
+        self, work: Work, read: Read, version: Watermarker | None = None
+    ) -> tuple[Read, PayloadKeys | None, list[Found]]:
         """The records of a picture: by its payload and hash, and where these name none, by list decoding."""
         with work.stage("chain"):
             self.ledger.refresh()
@@ -242,7 +282,7 @@ class Verifier:
         sealed = read.seal in (Seal.INTACT, Seal.TURNED)
         if not sealed and (read.payload is None or not found):
             # of a half destroyed mark the error correction may have read a payload that nobody ever wrote
-            listed, stands = self._search(work, read)
+            listed, stands = self._search(work, read, version or self.watermarker)
             if listed is not None and listed.payload != read.payload:
                 read = replace(read, payload=listed.payload, listed=listed, stands=stands)
                 keys, found = self._ask(work, read)
@@ -259,7 +299,7 @@ class Verifier:
         with work.stage("chain"):
             return keys, self.ledger.find(keys.record_key if keys else None, read.released_hash)
 
-    def _search(self, work: Work, read: Read) -> tuple[Decoded | None, Geometry]:
+    def _search(self, work: Work, read: Read, version: Watermarker) -> tuple[Decoded | None, Geometry]:
         """List decoding against the directory, also of soft bits whose pilots fall short of proving a mark.
 
         Of all orientations, angles and windows one set of soft bits comes here first. The pilots chose it, or the error
@@ -275,7 +315,7 @@ class Verifier:
             if seen.present or seen.false_alarm <= HOPELESS:
                 found = find_in(seen.soft_bits, known, seen.false_alarm)
             if found is None and not seen.present and known.payloads:
-                for one in self.watermarker.each_way(work.image):
+                for one in version.each_way(work.image):
                     found = find_in(one.soft_bits, known, len(ALL))
                     if found is not None:
                         stands = one.geometry

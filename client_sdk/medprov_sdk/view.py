@@ -106,6 +106,9 @@ class View(Protocol):
             It cannot be had here.
         """
 
+    def versions(self) -> list[bytes]:
+        """Hashes of the models that may have marked a picture, newest first, withdrawn ones too, 32 bytes each."""
+
     def describe(self, found: Found) -> Check:
         """The check that a record stands for."""
 

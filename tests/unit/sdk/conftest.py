@@ -19,6 +19,7 @@ from PIL import Image
 from medprov_ledger import eip712, evidence, manifest, sealing
 from medprov_ledger.config import Config, HospitalConfig, StoreConfig
 from medprov_ledger.errors import ChainError
+from medprov_ledger.federation import ReleasedModel
 from medprov_ledger.record import Record
 from medprov_ledger.registry import Anchor, Registration
 from medprov_ledger.store import BlockStore
@@ -73,6 +74,8 @@ class Contracts:
     """With which account members go on, by their former ones."""
     titles: dict[bytes, Title] = field(default_factory=dict)
     """What has become of records, by their ids; the others are as they were anchored."""
+    released: list[bytes] = field(default_factory=list)
+    """Models, oldest first."""
 
     def _ask(self) -> None:
         if self.away:
@@ -128,6 +131,10 @@ class Contracts:
             address = self.following[address]
         return address
 
+    def released_models(self, from_block: int = 0) -> list[ReleasedModel]:
+        self._ask()
+        return [ReleasedModel(model, "", 1, 1_700_000_000) for model in self.released]
+
     def title(self, record_id: bytes, owner: str) -> Title:
         self._ask()
         return self.titles.get(record_id, Title(owner, None, None, Revocation.NONE, None))
@@ -142,6 +149,7 @@ class Reader:
     """Pictures that were searched at all angles and for windows."""
     ways: dict[Geometry, NDArray[np.float32]] = field(default_factory=dict)
     """Soft bits in some of the eight orientations; noise in the others."""
+    model: bytes = MODEL
 
     def extract(self, image: NDArray[Any], search: bool = True) -> Extraction:
         self.searched += search

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medprov_ledger.errors import ConfigError
+from medprov_ledger.errors import ConfigError, ModelError
 from medprov_sdk import Reason, Verdict, Verifier
 from medprov_watermark.detection import FALSE_ALARM
 from medprov_watermark.errors import KeyFileError
@@ -315,3 +315,81 @@ def test_unknown_states_both_bounds(world: Any) -> None:
 def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml"):
         Verifier.from_config(tmp_path / "nowhere.toml")
+
+
+@pytest.fixture
+def versions(world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Readers of models that the federation has released beside the loaded one, by hash; the newest is last."""
+    readers = {bytes([n]) * 32: type(world.reader)(model=bytes([n]) * 32) for n in range(1, 7)}
+    world.contracts.released = [*list(readers)[:3], world.reader.model, *list(readers)[3:]]
+    monkeypatch.setattr(world.verifier.ledger, "model_file", lambda model: Path(model.hex()))
+    asked = []
+
+    def load(file: Path) -> Any:
+        asked.append(bytes.fromhex(file.name))
+        return readers[asked[-1]]
+
+    monkeypatch.setattr(world.verifier, "_load", load)
+    return readers, asked
+
+
+def test_a_mark_that_another_released_version_reads(world: Any, versions: Any) -> None:
+    readers, asked = versions
+    image = world.phantom()
+    world.anchor(world.alice, world.record(image, world.alice))
+    altered = world.jpeg(image)
+    readers[b"\x05" * 32].say(altered, world.payload)
+    result = world.verifier.verify(altered)
+    assert result.payload == world.payload.data.hex() and result.verdict is Verdict.AUTHENTIC_DERIVED
+    assert result.claims and asked == [b"\x06" * 32, b"\x05" * 32]
+    assert ("model of the mark", True) in [(c.name, c.passed) for c in result.checks]
+    assert [c.name for c in result.checks].count("ownership mark") == 1
+    # three versions were asked, so chance had three tries
+    world.reader.say(altered, world.payload)
+    assert result.false_alarm.computed == pytest.approx(3 * world.verifier.verify(altered).false_alarm.computed)
+
+
+def test_list_decoding_with_another_version(world: Any, versions: Any) -> None:
+    readers, _ = versions
+    image = world.phantom()
+    world.anchor(world.alice, world.record(image, world.alice))
+    world.verifier.verify(image)
+    altered = world.jpeg(image)
+    soft = np.where(encode(world.payload) > 0, 1.0, -1.0).astype(np.float32)
+    readers[b"\x06" * 32].ways = {Geometry(): 3 * soft}
+    world.verifier.ledger.payloads = lambda: [world.payload.data]
+    result = world.verifier.verify(altered)
+    assert result.payload == world.payload.data.hex()
+
+
+def test_no_more_versions_than_a_person_waits_for(world: Any, versions: Any) -> None:
+    _, asked = versions
+    result = world.verifier.verify(world.phantom())
+    assert asked == [bytes([n]) * 32 for n in (6, 5, 4, 3)]
+    said = [c.detail for c in result.checks if c.name == "other model versions"]
+    assert said == ["4 that the federation released read nothing either", "2 older ones were not tried"]
+    # loaded once, not for every picture
+    world.verifier.verify(world.phantom(2))
+    assert len(asked) == 4
+
+
+def test_a_version_that_cannot_be_had_is_named(world: Any, versions: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(model: bytes) -> Path:
+        raise ModelError(f"model {model.hex()[:4]}: is nowhere")
+
+    monkeypatch.setattr(world.verifier.ledger, "model_file", away)
+    result = world.verifier.verify(world.phantom())
+    said = [c.detail for c in result.checks if c.name == "other model version"]
+    assert said[0] == "model 0606: is nowhere; the picture is not read with it" and len(said) == 4
+
+
+def test_a_picture_that_the_loaded_version_reads_asks_for_no_other(world: Any, versions: Any) -> None:
+    image = world.phantom()
+    world.release(image, world.alice)
+    assert world.verifier.verify(image).verdict is Verdict.AUTHENTIC and versions[1] == []
+
+
+def test_without_the_chain_no_other_version_is_known(world: Any, versions: Any) -> None:
+    world.contracts.away = True
+    world.verifier.verify(world.phantom())
+    assert versions[1] == []
