@@ -65,6 +65,10 @@ class _Candidate:
     merged: Aggregate
 
 
+SHORTER = (0.5, 0.25)
+"""Parts of a round's step that are tried, longest first, before the probe's objection refuses the round."""
+
+
 class GatedStrategy(Strategy):
     """The consortium's strategy.
 
@@ -208,26 +212,46 @@ class GatedStrategy(Strategy):
         self._sites, self._bytes_down, self._bytes_up = {}, 0, 0
         number = self.state.number + 1
         messages = self.configure_train(number, to_record(self.weights), ConfigRecord(), grid)
-        arrays, metrics = self.aggregate_train(number, self._ask(grid, messages))
-        candidate = self._candidate
-        if arrays is None or candidate is None:
+        _, metrics = self.aggregate_train(number, self._ask(grid, messages))
+        if self._candidate is None:
             self._refuse(self._refusal)
             return None
-        found = self.probe.evaluate(candidate.arrays)
-        self._probed = found
-        if objection := self.probe.objection(found, self.state.best):
-            self._refuse(objection)
+        candidate = self._probe(self._candidate)
+        if candidate is None:
+            self._refuse(self._refusal)
             return None
         evaluated: MetricRecord | None = None
         if self.config.evaluate:
-            messages = self.configure_evaluate(number, arrays, ConfigRecord(), grid)
+            messages = self.configure_evaluate(number, to_record(candidate.arrays), ConfigRecord(), grid)
             evaluated = self.aggregate_evaluate(number, self._ask(grid, messages))
-        report = self._accept(candidate, found, _figures(metrics), _figures(evaluated))
+        report = self._accept(candidate, _figures(metrics), _figures(evaluated))
         result.train_metrics_clientapp[number] = metrics or MetricRecord()
         result.evaluate_metrics_serverapp[number] = MetricRecord(dict(report.probe))
         if evaluated is not None:
             result.evaluate_metrics_clientapp[number] = evaluated
         return report
+
+    def _probe(self, candidate: _Candidate) -> _Candidate | None:
+        """The candidate, or part of the way to it, that the public probe does not object to."""
+        self._probed = whole = self.probe.evaluate(candidate.arrays)
+        why = self.probe.objection(whole, self.state.best)
+        if not why:
+            return candidate
+        for length in SHORTER:
+            shorter = self._shortened(candidate, length, why)
+            self._probed = self.probe.evaluate(shorter.arrays)
+            if not self.probe.objection(self._probed, self.state.best):
+                log.warning("round %d: %s", self.state.number + 1, shorter.merged.note)
+                return shorter
+        self._probed = whole
+        self._refusal = f"{why}, and too bad at {' and '.join(f'{x:g}' for x in SHORTER)} of the step as well"
+        return None
+
+    def _shortened(self, candidate: _Candidate, length: float, why: str) -> _Candidate:
+        merged = candidate.merged
+        deltas = {name: length * delta for name, delta in merged.deltas.items()}
+        note = f"{merged.note}{'; ' if merged.note else ''}only {length:g} of the step was made: {why}"
+        return replace(candidate, arrays=apply(self.weights, deltas), merged=replace(merged, deltas=deltas, note=note))
 
     def _ask(self, grid: Grid, messages: Iterable[Message]) -> list[Message]:
         messages = list(messages)
@@ -267,13 +291,13 @@ class GatedStrategy(Strategy):
     def _accept(
         self,
         candidate: _Candidate,
-        probe: dict[str, float],
         train: dict[str, float],
         evaluated: dict[str, float],
     ) -> RoundReport:
         data = ex.to_safetensors(candidate.arrays)
         model = ex.model_hash(candidate.arrays).hex()
         updates = candidate.screened.accepted
+        probe = self._probed
         report = RoundReport(
             number=self.state.number + 1,
             attempt=self.state.attempts,

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medprov_coordinator.checkpoint import CheckpointFolder
 from medprov_coordinator.deployment import bundle, certificates, files
 from medprov_coordinator.deployment.config import INITIAL, Deployment
 from medprov_coordinator.deployment.control import SuperLink, secret_file
 from medprov_coordinator.deployment.members import check_ready
 from medprov_coordinator.deployment.server_process import MARK
-from medprov_coordinator.errors import SuperLinkError
+from medprov_coordinator.errors import CheckpointError, SuperLinkError
 from medprov_coordinator.run_config import Scalar
 from medprov_ledger import supervised
 from medprov_ledger.errors import ChainError
@@ -109,6 +110,9 @@ class Watch:
                 if run.status != "finished":
                     # of a ServerApp that is gone: what it had in hand is lost, what it had anchored is not
                     link.stop(run.number)
+            if not self._gather(link):
+                self.reason = f"the SuperLink ended ({_ending(self.superlink)})"
+                return False
             number = link.start(bundle.build(), bundle.bundle_hash(), settings(self.deployment))
             self.say("run", f"submitted as {number}")
             if self._begin(link):
@@ -116,6 +120,28 @@ class Watch:
             return self._ended(link, number)
         finally:
             link.close()
+
+    def _gather(self, link: SuperLink) -> bool:
+        """Wait as long as it takes for the quorum: a run without it would only end at its deadline."""
+        said = -1
+        while not self.asked.is_set() and self.superlink.running:
+            there = sum(node.status == "online" for node in link.nodes())
+            if there >= self.deployment.run.quorum or self._trained():
+                return True
+            if there != said:
+                said = there
+                self.say("waiting", f"{there} hospitals are connected, the quorum is {self.deployment.run.quorum}")
+            self.asked.wait(4 * PAUSE)
+        return self.superlink.running
+
+    def _trained(self) -> bool:
+        # Such a run has only anchors to wait for, or a damaged folder to report.
+        rounds = self.deployment.run.rounds
+        try:
+            state = CheckpointFolder(self.deployment.state / CHECKPOINTS).load_state()
+        except CheckpointError:
+            return True
+        return max(state.number if state else 0, self.anchored(0)) >= rounds
 
     def _begin(self, link: SuperLink) -> bool:
         deadline = time.monotonic() + START_PATIENCE

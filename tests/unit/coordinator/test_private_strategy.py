@@ -128,7 +128,7 @@ def test_locally_who_is_asked_pays(kit):
 
 
 def test_a_refused_round_is_paid_for(kit):
-    run = strategy(kit, rounds=1, probe=kit.probe({1: 0.1}), max_refused=2)
+    run = strategy(kit, rounds=1, probe=kit.probe({1: 0.1, 2: 0.1, 3: 0.1}), max_refused=2)
     kit.hospitals().run(run)
     assert run.state.attempts == 2
     assert run.accountant.figures()["node 101"] == epsilon_of(math.sqrt(2) / NOISE, DELTA)

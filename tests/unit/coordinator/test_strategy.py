@@ -112,8 +112,8 @@ def test_too_few_nodes_end_the_wait(kit):
 
 
 def test_round_that_makes_the_probe_worse_is_tried_again_with_other_seeds(kit):
-    # Evaluation 0 is the start, 1 the first candidate, 2 the second try.
-    run, hospitals = strategy(kit, probe=kit.probe({1: 0.8}), rounds=1), kit.hospitals()
+    # Evaluation 0 is the start, 1 to 3 the first candidate and parts of its step, 4 the second try.
+    run, hospitals = strategy(kit, probe=kit.probe({1: 0.8, 2: 0.8, 3: 0.8}), rounds=1), kit.hospitals()
     events = []
     run.services = Services(on_event=events.append)
     hospitals.run(run)
@@ -124,8 +124,20 @@ def test_round_that_makes_the_probe_worse_is_tried_again_with_other_seeds(kit):
     assert run.weights["scale"] == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.parametrize(("scores", "length"), [({1: 0.8}, 0.5), ({1: 0.8, 2: 0.87}, 0.25)])
+def test_shorter_step_that_the_probe_allows_is_made(kit, scores, length):
+    run, hospitals = strategy(kit, probe=kit.probe(scores), rounds=1), kit.hospitals()
+    hospitals.run(run)
+    (report,) = run.reports
+    assert report.attempt == 1
+    wanted = kit.base["scale"] + length * np.mean([kit.deltas(1000 + i)["scale"] for i in range(3)])
+    assert run.weights["scale"] == pytest.approx(wanted, abs=1e-6)
+    assert f"only {length:g} of the step was made: worse" in report.note
+    assert report.probe["accuracy"] == 0.9 == run.state.best
+
+
 def test_slow_decline_is_measured_against_the_best_round(kit):
-    run = strategy(kit, probe=kit.probe({1: 0.885, 2: 0.87}), max_refused=1)
+    run = strategy(kit, probe=kit.probe({1: 0.885, 2: 0.87, 3: 0.87, 4: 0.87}), max_refused=1)
     with pytest.raises(RoundRefusedError, match="worse"):
         kit.hospitals().run(run)
     assert run.state.number == 1 and run.state.best == 0.9
@@ -183,8 +195,8 @@ def test_crash_at_any_event_and_resume_give_the_same_model(kit, tmp_path, kind):
 
 
 def test_refused_attempts_survive_a_crash(kit, tmp_path):
-    undisturbed = final(kit, tmp_path / "whole", probe=kit.probe({1: 0.5}))
-    broken = strategy(kit, tmp_path / "broken", probe=kit.probe({1: 0.5}), max_refused=1)
+    undisturbed = final(kit, tmp_path / "whole", probe=kit.probe({1: 0.5, 2: 0.5, 3: 0.5}))
+    broken = strategy(kit, tmp_path / "broken", probe=kit.probe({1: 0.5, 2: 0.5, 3: 0.5}), max_refused=1)
     with pytest.raises(RoundRefusedError):
         kit.hospitals().run(broken)
     assert final(kit, tmp_path / "broken") == undisturbed
@@ -421,11 +433,12 @@ def test_members_of_the_last_known_list_while_the_chain_is_away(kit, tmp_path):
 
 
 def test_refused_attempts_are_recorded_with_their_updates(kit, tmp_path):
-    run = strategy(kit, tmp_path, probe=kit.probe({1: 0.5}), rounds=1)
+    run = strategy(kit, tmp_path, probe=kit.probe({1: 0.5, 2: 0.5, 3: 0.5}), rounds=1)
     kit.hospitals().run(run, faults={1: nan_fault})
     (path,) = (tmp_path / "refused").iterdir()
     body = json.loads(path.read_text())
-    assert path.name == "000001-000001.json" and body["refused"] == "worse" and body["probe"]["accuracy"] == 0.5
+    assert path.name == "000001-000001.json" and body["probe"]["accuracy"] == 0.5
+    assert body["refused"] == "worse, and too bad at 0.5 and 0.25 of the step as well"
     assert [u["node"] for u in body["updates"]] == [101, 103] and body["rejected"][0]["code"] == "not_finite"
     (line,) = [e for e in read(tmp_path / FILE) if e.kind == "refused"]
     assert line.body["figures"]["updates"] == body["updates"] and "worse" in line.body["text"]

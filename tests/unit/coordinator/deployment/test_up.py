@@ -1,3 +1,4 @@
+import itertools
 import sys
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import pytest
 
 from medprov_coordinator.deployment import up as module
 from medprov_coordinator.deployment.config import Deployment
-from medprov_coordinator.deployment.control import Run
+from medprov_coordinator.deployment.control import Node, Run
 from medprov_coordinator.deployment.up import Watch, server_command, settings, superlink_command, up
 from medprov_coordinator.errors import SuperLinkError, UnreleasedError
 from medprov_ledger.errors import ChainAwayError
@@ -60,12 +61,17 @@ class FakeChild:
 class FakeLink:
     runs_there: ClassVar[list[Run]] = []
     stopped: ClassVar[list[int]] = []
+    there: ClassVar[Iterator[int]] = itertools.repeat(9)
 
     def __init__(self, deployment: Deployment) -> None:
         pass
 
     def runs(self) -> list[Run]:
         return self.runs_there
+
+    def nodes(self) -> list[Node]:
+        online = next(FakeLink.there)
+        return [Node(i, "site", "online" if i < online else "offline", b"") for i in range(9)]
 
     def start(self, bundle: bytes, bundle_hash: bytes, flat: object) -> int:
         return 77
@@ -90,6 +96,7 @@ def watch(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[W
     monkeypatch.setattr(module, "PORT_PATIENCE", 0.2)
     monkeypatch.setattr(FakeLink, "runs_there", [])
     monkeypatch.setattr(FakeLink, "stopped", [])
+    monkeypatch.setattr(FakeLink, "there", itertools.repeat(9))
     said: list[tuple[str, str]] = []
     made = Watch(deployment, FakeFederation(), lambda *line: said.append(line), threading.Event())
     made.superlink, made.server = FakeChild([None] * 9), FakeChild([])
@@ -138,6 +145,50 @@ def test_a_superlink_that_dies_is_started_again(watch: Watch, monkeypatch: pytes
     watch.federation.away = True
     assert module._until_finished(watch)
     assert ("again", "the SuperLink did not start (last words); again in 0 s, from round 0") in watch.said
+
+
+def test_hospitals_that_are_long_in_coming_are_no_failures(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    object.__setattr__(watch.deployment, "restarts", 0)
+    quorum = watch.deployment.run.quorum
+    monkeypatch.setattr(FakeLink, "there", iter([*[0] * 30, *[quorum - 1] * 30, quorum]))
+    watch.server = FakeChild([0])
+    rounds = watch.deployment.run.rounds
+    monkeypatch.setattr(watch, "anchored", lambda otherwise: rounds if watch.server.starts else 0)
+    assert module._until_finished(watch)
+    waits = [text for kind, text in watch.said if kind == "waiting"]
+    assert waits == [f"{n} hospitals are connected, the quorum is {quorum}" for n in (0, quorum - 1)]
+    assert watch.server.starts == 1
+
+
+def test_a_run_that_is_trained_needs_no_hospital(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeLink, "there", itertools.repeat(0))
+    watch.federation.number = watch.deployment.run.rounds
+    watch.server = FakeChild([0])
+    assert module._until_finished(watch) and watch.server.starts == 1
+
+
+def test_damaged_checkpoints_are_reported_by_the_run(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BackOff", Quick)
+    monkeypatch.setattr(FakeLink, "there", itertools.repeat(0))
+    object.__setattr__(watch.deployment, "restarts", 0)
+    folder = watch.deployment.state / module.CHECKPOINTS
+    folder.mkdir()
+    (folder / "state.json").write_text("{")
+    watch.server = FakeChild([1])
+    with pytest.raises(SuperLinkError, match="gave up after 1 failures"):
+        module._until_finished(watch)
+    assert watch.server.starts == 1
+
+
+def test_a_superlink_that_dies_while_waiting(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nodes() -> Iterator[int]:
+        yield from (0, 0)
+        watch.superlink.running = False
+        yield 0
+
+    monkeypatch.setattr(FakeLink, "there", nodes())
+    assert watch.serve() and not watch.run()
+    assert watch.reason.startswith("the SuperLink ended") and watch.server.starts == 0
 
 
 def test_status_0_without_all_rounds_is_no_end(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
