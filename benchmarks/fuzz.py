@@ -27,6 +27,7 @@ import numpy as np
 from Crypto.PublicKey import ECC
 from eth_account import Account
 
+from benchmarks import fuzz_federation
 from medprov_ledger import bundle, checkpoint, cid, directory_key, eip712, manifest, merkle, proof_file, sealing
 from medprov_ledger.bundle import Bundle, ReaderWrap, Wraps
 from medprov_ledger.config import Config
@@ -41,7 +42,7 @@ from medprov_watermark.integrity import blocks, header
 from medprov_watermark.integrity.header import Header
 from medprov_watermark.payload import Payload
 
-TYPED = (LedgerError, BodyError)
+TYPED = (LedgerError, BodyError, *fuzz_federation.TYPED)
 """What may come out of a parser; :class:`BodyError` says that a picture has no mark of ours."""
 QUICK = 40_000
 FEDERATION, KEY, NONCE, RECORD_KEY = b"\x11" * 32, b"\x21" * 32, b"\x22" * 12, b"\x23" * 32
@@ -267,7 +268,8 @@ def targets(folder: Path) -> list[Target]:
         Target("blocks", _blocks, [_dag().data, b"x" * 40], 4),
         Target("mark body", _body, _bodies(), 6),
         Target("mark header", _header, _headers(), 3),
-        Target("config", _Configs(folder), [_CONFIG.encode()], 3),
+        Target("config", _Configs(folder), [_CONFIG.encode(), b"a = " + fuzz_federation.DIGITS], 3),
+        *(Target(*row) for row in fuzz_federation.rows(folder, _CONFIG)),
     ]
 
 
@@ -399,7 +401,7 @@ class _Configs:
         self.file = folder / "medprov.toml"
 
     def __call__(self, data: bytes) -> None:
-        self.file.write_bytes(data)
+        fuzz_federation.write(self.file, data)
         try:
             Config.load(self.file)
         except LedgerError as error:
@@ -470,7 +472,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count = shares(chosen, QUICK if options.quick else options.inputs)[target.name]
             outcome = found[target.name] = attack(target, options.seed, count)
             print(
-                f"{target.name:14} {outcome.inputs:8} inputs, {outcome.accepted:7} accepted, "
+                f"{target.name:16} {outcome.inputs:8} inputs, {outcome.accepted:7} accepted, "
                 f"{outcome.seconds:6.1f} s, slowest {outcome.slowest_ms:6.1f} ms, {len(outcome.findings)} findings",
                 flush=True,
             )

@@ -23,8 +23,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks import mutations_federation
+
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("ledger", "client_sdk", "watermark")
+PACKAGES = ("ledger", "client_sdk", "watermark", "coordinator", "node")
 FORGE = ROOT / "contracts" / "node_modules" / ".bin" / "forge"
 LEDGER, SDK = "ledger/medprov_ledger", "client_sdk/medprov_sdk"
 DISHONEST = "tests/integration/test_dishonest.py"
@@ -519,7 +521,8 @@ PYTHON = (
         f"{DISHONEST}::test_a_backdated_record_is_no_earlier",
     ),
 )
-MUTANTS = (*CONTRACTS, *PYTHON)
+FEDERATION = tuple(_python(*row) for row in mutations_federation.GUARDS)
+MUTANTS = (*CONTRACTS, *PYTHON, *FEDERATION)
 
 
 class StaleError(Exception):
@@ -612,7 +615,9 @@ class Copy:
 
     def _pytest(self, tests: Sequence[str]) -> Outcome:
         paths = os.pathsep.join(str(self.root / name) for name in PACKAGES)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "-rf", *tests]
+        # no reports of failures: what a test has logged must not look like pytest's own words
+        options = ("-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", "-rfE")
+        command = [sys.executable, "-m", "pytest", *options, *tests]
         done = self._call(command, self.root, {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"})
         if done.returncode not in (0, 1):
             raise RuntimeError(f"pytest did not run {', '.join(tests)}: {_last(done.stdout + done.stderr)}")

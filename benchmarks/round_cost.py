@@ -30,6 +30,9 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from eth_account import Account
+from eth_account.messages import encode_defunct
+from eth_account.signers.local import LocalAccount
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from PIL import Image
 
@@ -54,6 +57,7 @@ TASK = tasks.find("watermark")
 PARTS = ("bare", "flower", "screening", "probe", "checkpoint", "publishing", "anchoring", "rest")
 RULES = ("mean", "median", "mixed")
 ENCODINGS = ("float32", "float16", "int8")
+EXAMPLES = 10
 MIB = 1024 * 1024
 
 Clock = dict[str, float]
@@ -95,7 +99,7 @@ def hospitals(folder: Path, count: int) -> list[dict[str, Scalar]]:
 
 def rounds(folder: Path, config: Path, count: int, workers: int, steps: int) -> dict[str, Any]:
     """One round of `count` hospitals, by part, in seconds."""
-    # unsigned: the development chain has three members only; the signatures' cost is measured with the gate below
+    # unsigned: the development chain has three members only; signatures are checked in the gate's own figures
     services = replace(connect(str(config)), members=None)
     anchor = services.anchor
     assert anchor is not None
@@ -151,27 +155,35 @@ def rounds(folder: Path, config: Path, count: int, workers: int, steps: int) -> 
 
 
 def replies(count: int, weights: ex.Arrays) -> Iterator[Message]:
-    """Honest replies of a number of nodes to round 1 over `weights`."""
+    """Honest replies of a number of nodes to round 1 over `weights`, signed."""
     base = ex.model_hash(weights)
     for h in range(count):
+        account = _account(h)
         draw = np.random.default_rng(h)
         deltas = {n: np.asarray(1e-3 * draw.standard_normal(a.shape), np.float32) for n, a in weights.items()}
+        update = ex.model_hash(deltas)
+        digest = ex.update_digest(ex.NO_FEDERATION, 1, base, update, EXAMPLES)
         receipt: dict[str, Any] = {
             ex.ROUND: 1,
             ex.BASE: base,
-            ex.UPDATE: ex.model_hash(deltas),
-            ex.SIGNER: "",
-            ex.SIGNATURE: b"",
+            ex.UPDATE: update,
+            ex.SIGNER: account.address,
+            ex.SIGNATURE: bytes(account.sign_message(encode_defunct(primitive=digest)).signature),
         }
         metrics = {name: (low + high) / 2 for name, (low, high) in TASK.metrics.items()}
         content = RecordDict(
             {
                 ex.ARRAYS: ArrayRecord({name: Array(array) for name, array in deltas.items()}),
-                ex.METRICS: MetricRecord({**metrics, ex.NUM_EXAMPLES: 10, ex.SKIPPED: 0}),
+                ex.METRICS: MetricRecord({**metrics, ex.NUM_EXAMPLES: EXAMPLES, ex.SKIPPED: 0}),
                 ex.RECEIPT: ConfigRecord({**receipt}),
             }
         )
         yield Message(content, reply_to=Message(RecordDict(), dst_node_id=h + 1, message_type="train"))
+
+
+def _account(number: int) -> LocalAccount:
+    account: LocalAccount = Account.from_key((number + 1).to_bytes(32, "big"))
+    return account
 
 
 def gate(count: int) -> dict[str, Any]:
@@ -185,6 +197,7 @@ def gate(count: int) -> dict[str, Any]:
         shapes=ex.shapes_of(weights),
         base_norm=math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in weights.values())),
         nodes=frozenset(range(1, count + 1)),
+        members=frozenset(_account(h).address for h in range(count)),
     )
     with task_identity():
         came = list(replies(count, weights))

@@ -14,8 +14,12 @@ from pathlib import Path
 
 from medprov_coordinator.checkpoint import write_atomic
 from medprov_coordinator.errors import CheckpointError
+from medprov_ledger import nesting
 
 _VERSION = 1
+_DEEPEST = 8
+_LARGEST = 1e15
+"""More than a billion releases with the least noise cost; of more than 1e150 no epsilon can be computed."""
 
 
 def delta_of(epsilon: float, mu: float) -> float:
@@ -136,7 +140,9 @@ def _log_normal(x: float) -> float:
 
 def _read(path: Path) -> tuple[dict[str, float], dict[int, str]]:
     try:
-        body = json.loads(path.read_text())
+        data = path.read_bytes()
+        nesting.check(data, _DEEPEST)
+        body = json.loads(data.decode("utf-8"))
         if body["version"] != _VERSION:
             raise ValueError("another version")
         spent = {str(member): _amount(amount) for member, amount in _mapping(body["spent"]).items()}
@@ -155,6 +161,6 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 
 def _amount(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
         raise ValueError(f"{value} is no privacy spent")
     return float(value)

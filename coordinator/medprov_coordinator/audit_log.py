@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from medprov_coordinator.errors import AuditError
+from medprov_ledger import nesting
 
 FILE = "audit.jsonl"
 """Name of the log in a run's folder."""
@@ -29,6 +30,8 @@ TORN = "torn"
 """Kind of the line that says that an unfinished line was cut off before it."""
 
 _FIELDS = {"seq", "time", "kind", "body", "prev", "hash"}
+_DEEPEST = 32
+"""Nesting of lists and objects in a line; events have six levels."""
 _ADVICE = "keep the file as evidence, restore it from a backup or go on in another folder"
 
 
@@ -115,6 +118,7 @@ class Scanner:
         ValueError
             What is wrong with the line.
         """
+        nesting.check(line, _DEEPEST)
         try:
             value = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError):
@@ -201,7 +205,9 @@ class AuditLog:
         """
         try:
             # what is written is what a reader gets back: the same hash from both
-            plain = json.loads(_canonical({"kind": str(kind), "body": _plain(body)}))
+            text = _canonical({"kind": str(kind), "body": _plain(body)})
+            nesting.check(text, _DEEPEST)
+            plain = json.loads(text)
         except (TypeError, ValueError, RecursionError) as error:
             raise AuditError(f"{self.path}: {kind}: cannot be logged: {error}; log texts and numbers") from error
         try:

@@ -11,19 +11,27 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from medprov_coordinator.errors import CheckpointError
+from medprov_ledger import nesting
 from medprov_watermark.training import exchange as ex
 
 LOCK = "lock"
 KEPT = 5
 """Newest rounds whose weights stay in the folder; those of older ones are left to the store."""
 _PART = ".part"
+_DEEPEST = 16
+"""Nesting of lists and objects in a state or a record; records have four levels."""
+_LARGEST = 2**53
+"""Where a JSON number ends to be exact everywhere."""
 _ADVICE = "restore the folder from a backup or start in an empty one"
 
 
@@ -189,9 +197,9 @@ class CheckpointFolder:
         path = self.record_path(number)
         try:
             data = path.read_bytes()
-            body = json.loads(data)
+            body = _json(data)
             model, cid, root = body["model"], body["cid"], body["root"]
-            if body["round"] != number or not len(bytes.fromhex(model)) == len(bytes.fromhex(root)) == 32:
+            if body["round"] != number or not isinstance(cid, str) or _sizes(model, root) != {32}:
                 raise ValueError("not the record of this round")
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}; {_ADVICE}") from error
@@ -213,13 +221,13 @@ class CheckpointFolder:
             The file is damaged or of another release.
         """
         try:
-            text = self._state.read_text()
+            data = self._state.read_bytes()
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise CheckpointError(f"{self._state}: cannot be read: {error}; {_ADVICE}") from error
         try:
-            body = json.loads(text)
+            body = _json(data)
             if body.pop("version") != 2:
                 raise ValueError("another version")
             pending = tuple(PendingAnchor(**entry) for entry in body["pending"])
@@ -269,17 +277,36 @@ class CheckpointFolder:
                     stream.truncate(0)
 
 
+def _json(data: bytes) -> Any:
+    nesting.check(data, _DEEPEST)
+    return json.loads(data.decode("utf-8"))
+
+
+def _sizes(*texts: str) -> set[int]:
+    return {len(bytes.fromhex(text)) for text in texts}
+
+
 def _check(state: State) -> None:
-    if len(bytes.fromhex(state.model)) != 32 or state.number < 0 or state.attempts < state.number:
+    counts = (state.number, state.attempts)
+    if not all(type(count) is int for count in counts) or not 0 <= state.number <= state.attempts < _LARGEST:
         raise ValueError("figures that no run leaves")
-    if not all(isinstance(value, int | float) for value in state.progress.values()):
-        raise ValueError("progress that is no number")
+    if _sizes(state.model) != {32} or not isinstance(state.federation, str):
+        raise ValueError("no hash of weights, or no id of a federation")
+    if not all(map(_is_figure, state.progress.values())) or not (state.best is None or _is_figure(state.best)):
+        raise ValueError("progress or best score that is no number")
     waiting = [entry.number for entry in state.pending]
-    if waiting and (waiting[0] < 1 or waiting != list(range(waiting[0], state.number + 1))):
+    # not compared with a range: what a damaged file says may have no room in memory
+    if waiting and (waiting[-1] != state.number or waiting[0] != state.number + 1 - len(waiting) or waiting[0] < 1):
         raise ValueError("waiting rounds that do not end with the last one")
+    if any(after != before + 1 for before, after in pairwise(waiting)):
+        raise ValueError("waiting rounds with a gap")
     for entry in state.pending:
-        if any(len(bytes.fromhex(text)) != 32 for text in (entry.model, entry.root, entry.metrics)):
+        if _sizes(entry.model, entry.root, entry.metrics) != {32} or not isinstance(entry.cid, str):
             raise ValueError("a waiting round without its hashes")
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def check_model(data: bytes, model: bytes, source: str) -> dict[str, ex.Float32]:

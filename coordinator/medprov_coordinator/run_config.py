@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -259,7 +260,9 @@ def _read(flat: Mapping[str, object], key: str, default: Any) -> Any:
     value = flat.get(key, default)
     kind = type(default)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        # one that no float holds is refused as what it is
+        with contextlib.suppress(OverflowError):
+            value = float(value)
     if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         raise SettingsError(f"run config: {key} is {str(value)[:60]!r}: {kind.__name__} is needed")
     return value

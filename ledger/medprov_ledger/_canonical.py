@@ -8,12 +8,11 @@ import json
 import re
 from typing import Any
 
+from . import nesting
 from .errors import RecordError
 
 MAX_DEPTH = 128
 """Deepest nesting of lists and objects; three per level of a DICOM sequence."""
-_STRING = re.compile(rb'"(?:[^"\\]+|\\.?)*+(?:"|\Z)', re.DOTALL)
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 
 
@@ -42,13 +41,10 @@ def loads(data: bytes, what: str) -> Any:
     ------
     RecordError
     """
-    # Python's own guard is the recursion limit, and libraries raise that (py-evm does) beyond what the C stack holds:
-    # without this check a few kilobytes of brackets end the process
-    depth = 0
-    for bracket in _STRING.sub(b"", data).translate(None, _NOT_BRACKETS):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > MAX_DEPTH:
-            raise RecordError(f"{what}: nested deeper than {MAX_DEPTH} levels; not written by this format")
+    try:
+        nesting.check(data, MAX_DEPTH)
+    except ValueError as error:
+        raise RecordError(f"{what}: {error}; not written by this format") from None
     try:
         value = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):

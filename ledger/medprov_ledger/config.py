@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -263,8 +264,18 @@ def read_toml(file: Path, absent: str) -> dict[str, Any]:
         raise ConfigError(f"{file}: cannot be read ({_reason(error)})") from None
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    # ValueError is the base of TOML's own error; Python raises it for a number of thousands of digits
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not valid TOML ({_reason(error)}); correct it or write it anew") from None
+
+
+def toml_text(value: str) -> str:
+    """`value` as a TOML string.
+
+    JSON's strings are TOML's but for two things: a character beyond 16 bits may not be written as two escapes, and
+    DEL may not stand as it is.
+    """
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 class Table:

@@ -114,6 +114,7 @@ class JoinRequest:
             _matching(_NODE_KEY, values["node_key"], "join request: node_key must be ECDSA as OpenSSH writes it"),
             _canonical.from_hex(values["signature"], "join request: signature", 65),
         )
+        _check_spelling(found.to_bytes(), data, "join request")
         try:
             signer = Accounts.recover_message(encode_defunct(primitive=found.message), signature=found.signature)
         except (BadSignature, ValidationError, ValueError):
@@ -224,7 +225,9 @@ class StartKit:
             raise RecordError(f"{what}: node_id must be a number of at most 64 bits")
         if not isinstance(store, dict) or not set(store) <= _STORE:
             raise RecordError(f"{what}: store must be an object with names from {', '.join(sorted(_STORE))}")
-        return cls(
+        for one, value in store.items():
+            _check_store(value, f"{what}: store.{one}")
+        found = cls(
             federation_id=_canonical.from_hex(values["federation_id"], f"{what}: federation_id", 32),
             federation_name=_canonical.text(values["federation_name"], 200, f"{what}: federation_name"),
             name=check_name(values["name"]),
@@ -242,6 +245,8 @@ class StartKit:
             app=_canonical.from_hex(values["app"], f"{what}: app", 32),
             signature=_canonical.from_hex(values["signature"], f"{what}: signature", 65),
         )
+        _check_spelling(found.to_bytes(), data, what)
+        return found
 
     @classmethod
     def read(cls, path: Path) -> StartKit:
@@ -263,13 +268,20 @@ def request(name: str, account: LocalAccount, reader_key: bytes, node_key: str) 
 
 
 def sign(kit: StartKit, account: eip712.Account) -> StartKit:
-    """The kit with a member's signature.
+    """The kit with a member's signature, and with checksummed addresses.
 
     Raises
     ------
     RecordError
         A value is malformed.
     """
+    # before it is signed: who reads it takes the checksummed spelling only
+    kit = replace(
+        kit,
+        address=eip712.address(kit.address, "start kit: address"),
+        federation=eip712.address(kit.federation, "start kit: federation"),
+        registry=eip712.address(kit.registry, "start kit: registry"),
+    )
     return StartKit.from_bytes(replace(kit, signature=eip712.sign_message(kit.message, account)).to_bytes())
 
 
@@ -308,6 +320,20 @@ def _values(data: bytes, kind: str, names: tuple[str, ...], what: str) -> dict[s
         raise RecordError(f"{what}: this is no {kind}")
     _canonical.version(values.get("version"), VERSION, what)
     return _canonical.fields(values, names, what)
+
+
+def _check_store(value: Any, what: str) -> None:
+    texts = value if isinstance(value, list) else [value]
+    if isinstance(value, int):
+        _canonical.integer(value, 0, 1000, what)
+    elif len(texts) > 100 or not all(isinstance(text, str) and 0 < len(text) <= 2000 for text in texts):
+        raise RecordError(f"{what}: must be text of 1 to 2000 characters, a list of at most 100 of them, or a number")
+
+
+def _check_spelling(again: bytes, data: bytes, what: str) -> None:
+    # nothing else of it has two spellings
+    if again != data:
+        raise RecordError(f"{what}: an address is not in checksummed form (EIP-55)")
 
 
 def _matching(pattern: re.Pattern[str], value: Any, why: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import federation_tables
+from benchmarks import cost_tables, federation_tables, round_cost
 from benchmarks.tables import table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,3 +48,17 @@ def test_poisoning(tmp_path: Path) -> None:
     before = (kept / "results.json").read_bytes()
     assert quick("poisoning", tmp_path, "--out", str(kept))["results"] == found["results"]
     assert (kept / "results.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_round_cost(tmp_path: Path) -> None:
+    found = quick("round_cost", tmp_path, "--plot", str(tmp_path / "round_cost.png"))
+    (row,) = found["in_process"]
+    assert set(row["parts"]) == set(round_cost.PARTS) and row["accepted"] == 3
+    (gate,) = found["gate"]
+    assert gate["accepted"] == 3 and set(gate["rules"]) == set(round_cost.RULES)
+    smaller = {e["encoding"]: e["up"] for e in found["encodings"]}
+    assert smaller["int8"] < smaller["float16"] < smaller["float32"]
+    assert cost_tables.section(found, table)
+    assert (tmp_path / "round_cost.png").read_bytes().startswith(b"\x89PNG")

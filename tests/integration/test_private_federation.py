@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 
 from benchmarks.privacy_tables import membership
+from medprov_coordinator import cli as coordinator
 from medprov_coordinator.grid import run_in_process
 from medprov_coordinator.privacy import PrivacySettings
 from medprov_coordinator.private_strategy import FILE
 from medprov_coordinator.round import Services
 from medprov_coordinator.run_config import RunConfig
 from medprov_coordinator.server_app import make_server_app
+from medprov_ledger import development
 from medprov_node.client_app import app as client_app
 from medprov_watermark.training.loop import Settings
 from medprov_watermark.training.phantoms import phantom
@@ -94,3 +96,26 @@ def test_membership_benchmark(tmp_path):
     assert found["rows"][1]["epsilon"] == pytest.approx(6.57, abs=0.01)
     assert all(set(row["attacks"]) == {"threshold", "calibrated", "likelihood"} for row in found["rows"])
     assert membership(found, lambda heads, rows: [str(row) for row in rows])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_signed_secure_sum_is_anchored(hospitals, tmp_path, capsys):
+    config = development.up(tmp_path / "chain").config
+    try:
+        folder = tmp_path / "run"
+        arguments = ["run", "--dir", str(folder), "--config", str(config.path), "--rounds", "1", "--steps", "1"]
+        arguments += ["--batch", "1", "--channels", "8", "--blocks", "1", "--extractor-blocks", "1"]
+        for name, node in zip(development.HOSPITALS, hospitals, strict=True):
+            arguments += ["--images", f"{name}={node['images']}"]
+        settings = {"privacy": "secagg", "clip-norm": 5, "rule": "mean", "server-step": 1.0, "quorum": 3}
+        for key, value in {**settings, "probe-pictures": 1}.items():
+            arguments += ["--set", f"{key}={value}"]
+        assert coordinator.main(arguments) == 0, capsys.readouterr().err
+        record = json.loads((folder / "rounds" / "000001.json").read_text())
+        members = {config.hospitals[name].address for name in development.HOSPITALS}
+        assert {entry["signer"] for entry in record["updates"]} == members
+        assert coordinator.main(["audit", "--dir", str(folder), "--config", str(config.path)]) == 0
+        assert "everything agrees" in capsys.readouterr().out
+    finally:
+        development.down(tmp_path / "chain")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from medprov_coordinator.deployment import files
 from medprov_coordinator.deployment.config import Deployment
 from medprov_coordinator.errors import SettingsError
-from medprov_ledger.config import Config
+from medprov_ledger.config import Config, toml_text
 from medprov_ledger.enrolment import endpoint
 from medprov_ledger.errors import RecordError
 
@@ -48,17 +47,16 @@ def init(config: Path, folder: Path, *, listen: str, address: str | None, hospit
     file = folder / FILE
     if file.exists():
         raise SettingsError(f"{file}: is there already; edit it, or name another folder")
-    # JSON's strings of printable ASCII are TOML's
     lines = [
         "# What a coordinator needs; docs/deployment.md describes every key.",
         "[coordinator]",
-        f"medprov = {json.dumps(os.path.relpath(config.resolve(), folder.resolve()))}",
-        f"hospital = {json.dumps(house.name)}",
+        f"medprov = {toml_text(os.path.relpath(config.resolve(), folder.resolve()))}",
+        f"hospital = {toml_text(house.name)}",
         'state = "state"',
         "",
         "[superlink]",
-        f"listen = {json.dumps(listen)}",
-        f"address = {json.dumps(address or listen)}",
+        f"listen = {toml_text(listen)}",
+        f"address = {toml_text(address or listen)}",
         "names = []",
         "",
         "[run]",

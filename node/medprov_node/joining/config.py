@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medprov_ledger.config import Config, HospitalConfig, Table, read_toml
+from medprov_ledger.config import Config, HospitalConfig, Table, read_toml, toml_text
 from medprov_ledger.enrolment import endpoint
 from medprov_ledger.errors import RecordError
 
@@ -112,7 +112,7 @@ class Site:
         except RecordError as error:
             raise link.bad("address", str(error).partition(": ")[2]) from None
         node = link.text("node")
-        if not node.isascii() or not node.isdigit() or not 0 < int(node) < 1 << 64:
+        if not re.fullmatch("[0-9]{1,20}", node) or not 0 < int(node) < 1 << 64:
             raise link.bad("node", "must be a text of digits, the number that the start kit has")
         privacy = site.text("privacy") if "privacy" in site.values else ""
         if privacy and privacy not in PRIVACIES:
@@ -137,17 +137,16 @@ class Site:
 
 def lines(medprov: str, hospital: str, images: Path, address: str, node: int) -> Iterator[str]:
     """A ``node.toml`` for a folder that has key and authority under their usual names."""
-    # JSON's strings are TOML's
     yield "# How this site takes part in the training; docs/deployment.md describes every key."
     yield "[site]"
-    yield f"medprov = {json.dumps(medprov)}"
-    yield f"hospital = {json.dumps(hospital)}"
-    yield f"images = {json.dumps(str(images.resolve()))}"
+    yield f"medprov = {toml_text(medprov)}"
+    yield f"hospital = {toml_text(hospital)}"
+    yield f"images = {toml_text(str(images.resolve()))}"
     yield 'state = "state"'
     yield 'device = "cpu"'
     yield ""
     yield "[superlink]"
-    yield f"address = {json.dumps(address)}"
+    yield f"address = {toml_text(address)}"
     yield 'ca = "ca.pem"'
     yield 'key = "node-key"'
     yield f'node = "{node}"'

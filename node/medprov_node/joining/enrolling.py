@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from eth_account.signers.local import LocalAccount
 
 from medprov_ledger import enrolment
 from medprov_ledger.chain import Chain
-from medprov_ledger.config import Config, HospitalConfig
+from medprov_ledger.config import Config, HospitalConfig, toml_text
 from medprov_ledger.enrolment import JoinRequest, StartKit
 from medprov_ledger.errors import RecordError
 from medprov_ledger.federation import Federation
@@ -135,11 +134,10 @@ def _medprov(kit: StartKit, home: Path) -> Iterator[str]:
     yield "# Written by 'medprov-node join' from the start kit; docs/configuration.md describes every key."
     yield "[federation]"
     yield f'id = "0x{kit.federation_id.hex()}"'
-    # JSON's strings are TOML's
-    yield f"name = {json.dumps(kit.federation_name)}"
+    yield f"name = {toml_text(kit.federation_name)}"
     yield ""
     yield "[chain]"
-    yield f"rpc = {json.dumps(kit.rpc)}"
+    yield f"rpc = {toml_text(kit.rpc)}"
     yield f"chain_id = {kit.chain_id}"
     yield f'federation = "{kit.federation}"'
     yield f'registry = "{kit.registry}"'
@@ -152,16 +150,22 @@ def _medprov(kit: StartKit, home: Path) -> Iterator[str]:
         store["path"] = "blocks"
         (home / "blocks").mkdir(exist_ok=True)
     for name, value in store.items():
-        yield f"{name} = {json.dumps(value)}"
+        yield f"{name} = {_toml(value)}"
     if kit.directory_key is not None:
         yield ""
         yield "[directory]"
         yield "discoverable = true"
         yield f'key = "0x{kit.directory_key.hex()}"'
     yield ""
-    yield f"[hospitals.{json.dumps(kit.name)}]"
+    yield f"[hospitals.{toml_text(kit.name)}]"
     yield f'address = "{kit.address}"'
     yield f'keystore = "{KEYSTORE}"'
     yield f'password_file = "{PASSWORD}"'
     yield f'reader_key = "{READER}"'
     yield 'state = "marking"'
+
+
+def _toml(value: str | int | list[str]) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_text, value))}]"
+    return toml_text(value) if isinstance(value, str) else str(value)

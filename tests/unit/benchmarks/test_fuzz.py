@@ -11,6 +11,7 @@ import pytest
 from benchmarks import fuzz
 from medprov_ledger import _canonical
 from medprov_ledger.errors import RecordError
+from medprov_node.joining import enrolling
 
 
 @pytest.fixture
@@ -25,11 +26,30 @@ def test_no_parser_lets_anything_but_typed_errors_out(known: dict[str, fuzz.Targ
         assert outcome.inputs == 150 == outcome.accepted + sum(outcome.refused.values())
 
 
+HOSTILE = {"app bundle", "array file", "audit log", "config", "coordinator.toml", "manifest", "node.toml"}
+HOSTILE |= {"privacy file", "round record", "state file"}
+"""Of these the first seed only is valid."""
+
+
 def test_valid_objects_are_accepted_as_they_are(known: dict[str, fuzz.Target]) -> None:
     for name in set(known) - {"blocks", "merkle", "mark header"}:
-        for seed in known[name].seeds:
-            if name != "manifest" or seed == known[name].seeds[0]:
-                assert known[name].parse(seed) in (seed, None), name
+        for seed in known[name].seeds[: 1 if name in HOSTILE else None]:
+            assert known[name].parse(seed) in (seed, None), name
+
+
+def test_hostile_seeds_are_refused_by_name(known: dict[str, fuzz.Target]) -> None:
+    for name in HOSTILE - {"app bundle", "audit log", "manifest"}:
+        for seed in known[name].seeds[1:]:
+            with pytest.raises(fuzz.TYPED):
+                known[name].parse(seed)
+
+
+def test_a_start_kit_that_makes_no_configuration_is_found(
+    known: dict[str, fuzz.Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolling, "toml_text", json.dumps)
+    problems = [one["problem"] for one in fuzz.attack(known["start kit"], 0, 100).findings]
+    assert any("not valid TOML" in problem for problem in problems)
 
 
 def test_an_input_follows_from_seed_target_and_number(known: dict[str, fuzz.Target]) -> None:

@@ -28,7 +28,7 @@ def test_every_guard_is_where_the_table_says() -> None:
 
 
 def test_every_mutant_changes_something_and_names_its_tests() -> None:
-    assert len(MUTANTS) >= 25
+    assert len(MUTANTS) >= 140
     assert len({(one.file, one.text) for one in MUTANTS}) == len(MUTANTS)
     for one in MUTANTS:
         assert one.tests, one.guard
@@ -61,7 +61,7 @@ def test_a_guard_that_has_moved_is_named() -> None:
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of one function and two tests."""
-    for name in ("ledger", "client_sdk", "watermark", "contracts", "tests"):
+    for name in (*mutations.PACKAGES, "contracts", "tests"):
         (tmp_path / name).mkdir()
     (tmp_path / "ledger" / "guarded.py").write_text(DEFENDED)
     (tmp_path / "tests" / "test_it.py").write_text(TESTS)
@@ -79,6 +79,13 @@ def test_killed_and_survived(small: Path) -> None:
     assert "| negative values | `guarded.py` | SURVIVED |  |" in table([killed, survived])
 
 
+def test_what_a_failing_test_logs_is_no_error_of_pytest_s(small: Path) -> None:
+    logs = "def test_notices():\n    import logging\n    logging.getLogger().error('a')\n    assert not safe(-1)\n"
+    (small / "tests" / "test_it.py").write_text(f"from guarded import safe\n{logs}")
+    (killed,) = mutations.measure([GUARD])
+    assert killed.killed
+
+
 def test_a_test_that_fails_anyway_kills_nothing(small: Path) -> None:
     (small / "tests" / "test_it.py").write_text("def test_notices(): assert False\n")
     with pytest.raises(RuntimeError, match="without a mutant these fail already: test_notices"):
@@ -87,7 +94,12 @@ def test_a_test_that_fails_anyway_kills_nothing(small: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "import nothing_of_this_name\n", "import pytest\n@pytest.mark.skip\ndef test_notices(): assert False\n"],
+    [
+        "",
+        "import nothing_of_this_name\n",
+        "import pytest\n@pytest.mark.skip\ndef test_notices(): assert False\n",
+        "import pytest\n@pytest.fixture\ndef world(): assert False\ndef test_notices(world): pass\n",
+    ],
 )
 def test_a_test_that_does_not_run_kills_nothing(small: Path, text: str) -> None:
     (small / "tests" / "test_it.py").write_text(text)

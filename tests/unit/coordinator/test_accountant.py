@@ -95,6 +95,8 @@ def test_a_node_that_begins_to_sign_keeps_what_it_spent():
         json.dumps({"version": 1, "spent": {"a": True}, "owners": {}}),
         json.dumps({"version": 1, "spent": [], "owners": {}}),
         json.dumps({"version": 1, "spent": {}, "owners": {"x": "a"}}),
+        json.dumps({"version": 1, "spent": {"a": 1e308}, "owners": {}}),
+        "[" * 5000,
     ],
 )
 def test_damaged_file_is_no_fresh_start(tmp_path, text):

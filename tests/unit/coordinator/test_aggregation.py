@@ -1,6 +1,7 @@
 """Aggregation rules: their definitions, independence of order, and what attackers can do to each."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,12 @@ def test_mixing_shortens_long_updates_to_the_median_norm():
         9, {"w": np.float32([100, 100]), "scale": np.float32(100)}, 1.0, {}, 100.0, bytes(32), bytes(32), "", b""
     )
     assert aggregate([*updates, long], "mixed").deltas["w"] == pytest.approx([1.0, 1.0])
+
+
+def test_mixing_bounds_long_updates_also_where_there_are_more_than_it_withstands():
+    honest = [update(i, [1.0, 1.0]) for i in range(3)]
+    long = [replace(update(i, [100.0, 100.0]), norm=100.0) for i in (8, 9)]
+    assert aggregate([*honest, *long], "mixed", attackers=1).deltas["w"] == pytest.approx([1.0, 1.0])
 
 
 def test_mixing_keeps_an_update_among_its_own_neighbours_when_others_are_equal():

@@ -171,7 +171,17 @@ def test_a_full_disk_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytes
     assert [entry.kind for entry in log.entries()] == ["one", "three"]
 
 
-@pytest.mark.parametrize("body", [{"x": object()}, {"x": {"y": complex(1, 2)}}])
+DEEP: dict[str, object] = {}
+for _ in range(40):
+    DEEP = {"x": DEEP}
+
+
+def test_a_line_that_would_end_the_process_is_no_line(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b'{"seq":' + b"[" * 5000 + b"\n")
+    assert verify(tmp_path / "a").why == "nested deeper than 32 levels"
+
+
+@pytest.mark.parametrize("body", [{"x": object()}, {"x": {"y": complex(1, 2)}}, DEEP])
 def test_a_value_that_json_cannot_hold(tmp_path: Path, body: dict[str, object]) -> None:
     log = AuditLog(tmp_path / "a")
     with pytest.raises(AuditError, match="cannot be logged"):

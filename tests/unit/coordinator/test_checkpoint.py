@@ -1,5 +1,6 @@
 """A run's folder: what is written comes back, what is damaged is refused, a crash leaves the former state."""
 
+import hashlib
 import json
 import os
 
@@ -102,12 +103,51 @@ def good(**changes):
         good(pending=[{**WAITING, "root": "00"}]),
         good(number=2, attempts=2, pending=[WAITING]),
         good(number=0, pending=[{**WAITING, "number": 0}]),
+        good(number=2**52, attempts=2**52, pending=[WAITING]),
+        good(number=3, attempts=3, pending=[WAITING, {**WAITING, "number": 5}, {**WAITING, "number": 3}]),
+        good(number=1.0),
+        good(number=True),
+        good(federation=7),
+        good(best="0.5"),
+        good(best=float("inf")),
+        good(progress={"step": float("nan")}),
+        good(pending=[{**WAITING, "cid": 7}]),
+        good()[:-1] + ',"best":' + "[" * 5000,
     ],
 )
 def test_damaged_state_is_refused_with_its_name(tmp_path, text):
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"state\.json.*start in an empty one"):
         CheckpointFolder(tmp_path).load_state()
+
+
+RECORD = {"round": 1, "model": MODEL, "cid": "cid", "root": "00" * 32}
+
+
+def test_a_record_gives_what_its_anchor_takes(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.save_record(1, json.dumps(RECORD))
+    digest = hashlib.sha256(json.dumps(RECORD).encode()).hexdigest()
+    assert folder.read_record(1) == (MODEL, "cid", "00" * 32, digest)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[" * 5000,
+        json.dumps({**RECORD, "round": 2}),
+        json.dumps({**RECORD, "model": "00"}),
+        json.dumps({**RECORD, "root": None}),
+        json.dumps({**RECORD, "cid": ["cid"]}),
+    ],
+)
+def test_damaged_record_is_refused_with_its_name(tmp_path, text):
+    folder = CheckpointFolder(tmp_path)
+    folder.save_record(1, text)
+    with pytest.raises(CheckpointError, match=r"000001\.json: damaged: "):
+        folder.read_record(1)
 
 
 def test_state_that_is_no_text_is_refused(tmp_path):

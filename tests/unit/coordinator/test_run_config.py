@@ -82,6 +82,7 @@ def test_length_of_the_run():
         {"rule": "average"},
         {"rule": 3},
         {"trim": 0.5},
+        {"trim": 10**400},
         {"channels": 12},
         {"channels": 0},
         {"evaluate": 1},

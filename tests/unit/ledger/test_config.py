@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medprov_ledger.config import Config, TrustConfig
+from medprov_ledger.config import Config, TrustConfig, toml_text
 from medprov_ledger.errors import ConfigError
 
 TEXT = f"""
@@ -296,13 +297,20 @@ def test_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Config.load()
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[chain", b"[" * 5000, b"a=" + b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"[chain", b"[" * 5000, b"a=" + b"[" * 100_000, b"a=" + b"9" * 5000]
+)
 def test_unusable_file(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "medprov.toml"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=re.escape(str(file))) as caught:
         Config.load(file)
     assert "\n" not in str(caught.value)
+
+
+@given(st.text())
+def test_any_text_is_written_as_toml_reads_it(text: str) -> None:
+    assert tomllib.loads(f"a = {toml_text(text)}") == {"a": text}
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:

@@ -77,6 +77,16 @@ def test_a_kit_reads_as_it_was_written(node: int, name: str, key: bytes | None) 
     assert again.signer == MEMBER.address
 
 
+def test_addresses_are_signed_as_they_are_read() -> None:
+    # a configuration may have them without capital letters
+    kit = sign(replace(KIT, federation="0x" + "ab" * 20, registry="0x" + "cd" * 20), MEMBER)
+    assert StartKit.from_bytes(kit.to_bytes()).signer == kit.signer == MEMBER.address
+    values = json.loads(made().to_bytes())
+    values["address"] = values["address"].lower()
+    with pytest.raises(RecordError, match="join request: an address is not in checksummed form"):
+        JoinRequest.from_bytes(json.dumps(values, sort_keys=True, separators=(",", ":")).encode())
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_kit_with_a_changed_byte_is_refused_or_signed_by_another(data: st.DataObject) -> None:
@@ -100,6 +110,11 @@ def test_a_kit_with_a_changed_byte_is_refused_or_signed_by_another(data: st.Data
         (lambda v: v.update(superlink="host:99999"), "superlink: host:port is needed"),
         (lambda v: v.update(ca="no"), "ca must be one certificate in PEM form"),
         (lambda v: v.update(store={"password": "x"}), "store must be an object with names from"),
+        (lambda v: v.update(store={"path": None}), "store.path: must be text of 1 to 2000 characters"),
+        (lambda v: v.update(store={"path": "x" * 2001}), "store.path: must be text of 1 to 2000 characters"),
+        (lambda v: v.update(store={"apis": [["x"]]}), "store.apis: must be text of 1 to 2000 characters"),
+        (lambda v: v.update(store={"copies": True}), "store.copies: must be an integer"),
+        (lambda v: v.update(address=v["address"].lower()), "start kit: an address is not in checksummed form"),
         (lambda v: v.update(chain_id=True), "chain_id: must be an integer"),
         (lambda v: v.update(name="../x"), "name: 1 to 64 letters"),
     ],

@@ -90,6 +90,15 @@ def test_a_package_whose_files_are_others(store, published, tmp_path) -> None:
         assert packages.kept(package.model, tmp_path / role) is None
 
 
+def test_a_package_whose_weights_are_another_model_s(store, published, tmp_path) -> None:
+    package, _ = published
+    evil = packages.PackedFile(hashlib.sha256(b"evil").digest(), 4, store.put(b"evil"))
+    name = store.put(replace(package, weights=evil).encode())
+    with pytest.raises(ModelError, match="its weights are not those of its model"):
+        packages.fetch(package.model, Releases((package.model, name)), store, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
 def test_a_store_that_lacks_a_file(store, published, tmp_path) -> None:
     package, name = published
     alone = BlockStore(tmp_path / "other")

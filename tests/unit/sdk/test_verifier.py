@@ -1,5 +1,6 @@
 """medprov_sdk.verifier"""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +388,35 @@ def test_a_picture_that_the_loaded_version_reads_asks_for_no_other(world: Any, v
     image = world.phantom()
     world.release(image, world.alice)
     assert world.verifier.verify(image).verdict is Verdict.AUTHENTIC and versions[1] == []
+
+
+def test_a_seal_of_another_released_model_is_read_with_that_model(world: Any, versions: Any) -> None:
+    readers, asked = versions
+    image, other = world.phantom(), b"\x05" * 32
+    seal = world.seal(image, world.alice)
+    world.reader.say(image, world.payload, replace(seal, image_mark=None, other_model=other))
+    readers[other].say(image, world.payload, seal)
+    world.anchor(world.alice, world.record(image, world.alice))
+    result = world.verifier.verify(image)
+    assert (result.verdict, result.reason) == (Verdict.AUTHENTIC, Reason.SIGNED_AND_ANCHORED)
+    assert (result.signer, asked) == (world.alice.address, [other])
+    assert [c.passed for c in result.checks if c.name == "model of the mark"] == [True]
+
+
+def test_a_seal_of_a_model_that_cannot_be_had_is_not_checked(
+    world: Any, versions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(model: bytes) -> Path:
+        raise ModelError(f"model {model.hex()[:4]}: no model that the federation released begins like that")
+
+    image = world.phantom()
+    seal = replace(world.seal(image, world.mallory), image_mark=None, other_model=b"\x05" * 32)
+    world.reader.say(image, world.payload, seal)
+    monkeypatch.setattr(world.verifier.ledger, "model_file", away)
+    result = world.verifier.verify(image)
+    said = [(c.passed, c.detail) for c in result.checks if c.name == "model of the mark"]
+    assert said[0][0] is None and said[0][1].endswith("begins like that; the signature in the mark is not checked")
+    assert result.signer is None and result.verdict is not Verdict.AUTHENTIC
 
 
 def test_without_the_chain_no_other_version_is_known(world: Any, versions: Any) -> None:

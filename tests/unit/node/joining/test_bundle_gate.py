@@ -1,5 +1,7 @@
 import hashlib
+import io
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -87,7 +89,34 @@ def test_a_released_bundle_for_other_code_is_refused(house: House) -> None:
         gate.check(content)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + bytes(18), b"no zip at all"])
+def packed(text: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", method) as made:
+        made.writestr("pyproject.toml", text)
+    return archive.getvalue()
+
+
+def damaged(method: int, size: int) -> bytes:
+    """An archive whose first packed bytes are others."""
+    content = bytearray(packed(bytes(range(256)), method))
+    start = 30 + len("pyproject.toml")
+    content[start : start + size] = b"\xff" * size
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x05\x06" + bytes(18),
+        b"no zip at all",
+        damaged(zipfile.ZIP_DEFLATED, 20),
+        damaged(zipfile.ZIP_LZMA, 20),
+        damaged(zipfile.ZIP_BZIP2, 20),
+        packed(b"a = " + b"[" * 200_000),
+        packed(b"a = " + b"9" * 5000),
+    ],
+)
 def test_a_released_thing_that_is_no_bundle(house: House, content: bytes) -> None:
     gate = Gate(house.config, Contract(hashlib.sha256(content).digest()))
     with pytest.raises(BundleRefusedError, match="it is no bundle of medprov"):

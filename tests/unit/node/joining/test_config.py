@@ -57,6 +57,7 @@ def test_what_a_site_insists_on(house: House, tmp_path: Path) -> None:
         ("SITE" + LINK + "[run]\n", r"file\.run is unknown; known here: site, superlink"),
         ("SITE" + LINK.replace('"12"', '"x"'), r"superlink\.node must be a text of digits"),
         ("SITE" + LINK.replace('"12"', '"0"'), r"superlink\.node must be a text of digits"),
+        ("SITE" + LINK.replace("12", "9" * 5000), r"superlink\.node must be a text of digits"),
         ("SITE" + LINK.replace('"12"', "12"), r"superlink\.node has the wrong type"),
         ("SITE" + LINK.replace(":9092", ""), r"superlink\.address host:port is needed"),
         ("SITEmax_images = 0\n" + LINK, r"site\.max_images must lie between 1"),

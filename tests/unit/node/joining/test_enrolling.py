@@ -13,12 +13,14 @@ from medprov_node.joining import enrolling, node_key
 from tests.unit.ledger.test_enrolment import CA
 from tests.unit.node.conftest import House
 
+NAME = 'a "quoted" name, \U0001f3e5, \x7f'
+
 
 def make_kit(house: House, request: JoinRequest, **changes: object) -> StartKit:
     config = house.config
     kit = StartKit(
         federation_id=config.federation_id,
-        federation_name='a "quoted" name',
+        federation_name=NAME,
         name=request.name,
         address=request.address,
         node_id=42,
@@ -55,7 +57,7 @@ def test_a_new_hospital(house: House, tmp_path: Path, images: Path) -> None:
     assert (site.node, site.address, site.hospital.name) == (42, "127.0.0.1:9092", "hospital-d")
     assert site.ca.read_text() == kit.ca == CA
     config = Config.load(home / "medprov.toml")
-    assert config.federation_name == 'a "quoted" name'
+    assert config.federation_name == NAME
     assert load_account(config.hospital("hospital-d")).address == made.address
     assert node_key.load(site.key)
     # a newer kit may be taken later
