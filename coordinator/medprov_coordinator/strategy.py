@@ -216,7 +216,7 @@ class GatedStrategy(Strategy):
         if self._candidate is None:
             self._refuse(self._refusal)
             return None
-        candidate = self._probe(self._candidate)
+        candidate = self._candidate = self._probe(self._candidate)
         if candidate is None:
             self._refuse(self._refusal)
             return None

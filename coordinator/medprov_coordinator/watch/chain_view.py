@@ -9,7 +9,6 @@ from pathlib import Path
 
 from medprov_ledger.chain import Chain
 from medprov_ledger.config import Config
-from medprov_ledger.errors import LedgerError
 from medprov_ledger.federation import Federation, Round
 
 SETTLED = 12
@@ -77,10 +76,10 @@ class ChainView:
                 self._federation = Federation(Chain.connect(self._config))
             rounds = self._rounds(self._federation, former.rounds)
             members = {m.address.lower(): m.status.name.lower() for m in self._federation.members(former=True)}
-        except LedgerError as error:
-            self.state = ChainState(
-                True, former.rounds, former.members, former.names, former.federation, " ".join(str(error).split())
-            )
+        # whatever a node answers, the last answer stands and the thread that asks goes on
+        except Exception as error:
+            trouble = " ".join(str(error).split()) or type(error).__name__
+            self.state = ChainState(True, former.rounds, former.members, former.names, former.federation, trouble)
         else:
             self.state = ChainState(True, rounds, members, former.names, former.federation)
         return self.state

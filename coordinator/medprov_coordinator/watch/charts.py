@@ -106,11 +106,12 @@ def _legend(names: Sequence[str]) -> tuple[int, str]:
 def _span(chart: Chart, rounds: Sequence[int]) -> tuple[float, float]:
     if chart.bars:
         high = max(sum(values.get(number, 0.0) for values in chart.series.values()) for number in rounds)
-        return 0.0, high or 1.0
+        return 0.0, high if high > 1e-300 else 1.0
     figures = [value for values in chart.series.values() for value in values.values()]
     low, high = min(figures), max(figures)
-    if low == high:
-        half = abs(low) * 0.05 or 0.5
+    # closer ones than floating point can put grid lines between are one figure
+    if high - low <= max(abs(low), abs(high)) * 1e-9 or high - low < 1e-300:
+        half = abs(low) * 0.05 if abs(low) > 1e-290 else 0.5
         return low - half, high + half
     return low, high
 

@@ -17,6 +17,7 @@ from medprov_coordinator.errors import AuditError
 from medprov_coordinator.watch.chain_view import ChainState
 from medprov_coordinator.watch.records import RoundRecord
 from medprov_coordinator.watch.run_folder import RunFolder
+from medprov_coordinator.watch.words import clean
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ def compare(folder: RunFolder, chain: ChainState | None) -> Comparison:
         There is no log, or the chain does not answer: then nothing can be said.
     """
     if chain is not None and chain.trouble:
-        raise AuditError(f"the chain cannot be asked: {chain.trouble}")
-    path = folder.path / FILE
-    checked = verify(path)
+        raise AuditError(f"the chain cannot be asked: {clean(chain.trouble)}")
+    # the log after the records: a record names a line that was written before it
     run = folder.refresh()
+    checked = verify(folder.path / FILE)
     differences = [f"{FILE}: line {checked.line} {checked.why}"] if checked.line else []
     notes = [f"{FILE}: {checked.torn} bytes of an unfinished last line"] if checked.torn else []
     # the reader of the folder has found the log's first bad line as well
@@ -103,6 +104,8 @@ def compare(folder: RunFolder, chain: ChainState | None) -> Comparison:
 
 def _heads(folder: RunFolder, good: int) -> set[str]:
     found: set[str] = set()
+    if not good:
+        return found
     for entry in read(folder.path / FILE):
         found.add(entry.hash.hex())
         if entry.seq == good:

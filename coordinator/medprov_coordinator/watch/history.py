@@ -106,7 +106,8 @@ class HistoryReader:
     def refresh(self) -> tuple[History, list[Entry]]:
         """Read what is new; gives all that is known and the new lines.
 
-        A file that was replaced, cut or changed in place is read anew from its first line.
+        A file that was replaced, cut before what was read or changed in place is read anew from its first line; an
+        unfinished line may go.
         """
         try:
             with self.path.open("rb") as stream:
@@ -115,7 +116,9 @@ class HistoryReader:
                 if mark == self._mark:
                     return self.history, []
                 same_size = self._mark[:2] == mark[:2]
-                if status.st_ino != self._mark[0] or status.st_size < self._mark[1] or same_size:
+                # with what follows a bad line, which was not read, the line itself may have gone
+                least = self._mark[1] if self.history.broken_line else self._offset
+                if status.st_ino != self._mark[0] or status.st_size < least or same_size:
                     self._restart()
                 self._mark = mark
                 self.history.absent = False
@@ -141,13 +144,13 @@ class HistoryReader:
         history = self.history
         if history.broken_line:
             return found
+        history.torn = 0
         with open(descriptor, "rb", closefd=False) as stream:
             stream.seek(self._offset)
             for line in stream:
                 if not line.endswith(b"\n"):
                     history.torn = len(line)
                     break
-                history.torn = 0
                 try:
                     entry = self._scanner.take(line[:-1])
                 except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -42,8 +43,12 @@ class _Figures(Collector):
         accepted = sum(len(record.updates) for record in run.rounds)
         yield CounterMetricFamily("medprov_updates_accepted", "Updates that went into a round.", accepted)
         rejected = CounterMetricFamily("medprov_updates_rejected", "Replies that were not used.", labels=["reason"])
-        for code, count in sorted(run.rejections.items()):
-            rejected.add_metric([words.clean(code, 60)], count)
+        reasons: Counter[str] = Counter()
+        for code, count in run.rejections.items():
+            # two codes that are shown alike are one: Prometheus refuses an answer that has a label twice
+            reasons[words.clean(code, 60)] += count
+        for reason, count in sorted(reasons.items()):
+            rejected.add_metric([reason], count)
         yield rejected
         members = run.members
         yield GaugeMetricFamily("medprov_members", "Members that ever replied.", len(members))

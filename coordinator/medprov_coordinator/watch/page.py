@@ -6,6 +6,7 @@ reverse proxy that has both.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import socket
@@ -17,7 +18,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -123,9 +124,11 @@ def create_app(folder: RunFolder, chain: Callable[[], ChainState] = ChainState, 
         return {"status": "ok"}
 
     @app.get("/api/rounds")
-    def rounds() -> JSONResponse:
+    def rounds() -> Response:
         run, state = look(), chain()
-        return JSONResponse([_plain(record, run, state) for record in run.rounds])
+        # ASCII only: a foreign text neither steers the terminal of who fetches it nor fails where it is no UTF-8
+        text = json.dumps([_plain(record, run, state) for record in run.rounds], allow_nan=False)
+        return Response(text, media_type="application/json")
 
     @app.get("/metrics")
     def metrics() -> Response:

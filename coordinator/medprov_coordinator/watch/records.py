@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from medprov_ledger import nesting
 from medprov_ledger.errors import RecordError
 from medprov_ledger.merkle import root as merkle_root
 from medprov_watermark.training import exchange as ex
@@ -21,6 +22,10 @@ VERSION = 1
 NAME = re.compile(r"[0-9]{6,}\.json")
 LIMIT = 64 * 2**20
 """Largest record that is read, bytes; ten thousand members make about ten million."""
+WHOLE = 2**64
+"""Where whole numbers end: nodes are of 64 bits, and so are round and number of examples in what a hospital signs."""
+DEPTH = 32
+"""Deepest nesting of lists and objects that is read; a record has four levels."""
 
 Figures = Mapping[str, float]
 
@@ -145,6 +150,7 @@ def parse_record(data: bytes) -> RoundRecord:
     ValueError
         What is wrong with the bytes.
     """
+    nesting.check(data, DEPTH)
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -188,8 +194,8 @@ class _Fields:
 
     def integer(self, name: str, low: int, default: int | None = None) -> int:
         found = self._value.get(name, default)
-        if type(found) is not int or found < low:
-            raise ValueError(f"{self._where}{name} is not a whole number from {low} on")
+        if type(found) is not int or not low <= found < WHOLE:
+            raise ValueError(f"{self._where}{name} is not a whole number from {low} on, of 64 bits")
         return found
 
     def text(self, name: str) -> str:
@@ -212,8 +218,7 @@ class _Fields:
             return {}
         if not isinstance(found, dict):
             raise ValueError(f"{self._where}{name} is not an object")
-        # a field that is no number is one of a later release
-        return {key: float(item) for key, item in found.items() if type(item) in (int, float) and abs(item) < 1e300}
+        return _numbers(found)
 
 
 def _update(value: Any) -> UpdateRow:
@@ -252,9 +257,13 @@ def _sites(value: Any) -> dict[int, Figures]:
         fields = _Fields(item, "sites")
         node = fields.integer("node", 0)
         nested = fields.figures("figures")
-        own = {key: number for key, number in item.items() if key != "node" and type(number) in (int, float)}
-        found[node] = nested or {key: float(number) for key, number in own.items()}
+        found[node] = nested or _numbers({key: number for key, number in item.items() if key != "node"})
     return found
+
+
+def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
+    # a field that is no number is one of a later release
+    return {key: float(item) for key, item in found.items() if type(item) in (int, float) and abs(item) < 1e300}
 
 
 def _no_constant(name: str) -> NoReturn:

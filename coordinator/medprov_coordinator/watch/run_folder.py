@@ -13,7 +13,8 @@ from typing import Any
 from medprov_coordinator.audit_log import FILE, Entry
 from medprov_coordinator.errors import SettingsError
 from medprov_coordinator.watch.history import History, HistoryReader
-from medprov_coordinator.watch.records import LIMIT, NAME, Figures, RoundRecord, parse_record
+from medprov_coordinator.watch.records import DEPTH, LIMIT, NAME, WHOLE, Figures, RoundRecord, parse_record
+from medprov_ledger import nesting
 
 Stamp = tuple[int, int, int]
 
@@ -151,11 +152,8 @@ class RunFolder:
         state = self._read_state(problems)
         if history.broken_line:
             problems.append(f"{FILE}: line {history.broken_line} {history.broken_why}")
-        number = state.get("number")
-        stands_at = number if type(number) is int else None
         anchored = set(history.transactions) | set(history.anchored_at)
         pending = set(_whole_numbers(state.get("pending")))
-        attempts = state.get("attempts")
         return Run(
             path=self.path,
             rounds=tuple(records[number] for number in sorted(records)),
@@ -163,8 +161,8 @@ class RunFolder:
             history=history,
             fresh=tuple(fresh),
             pending=frozenset(pending),
-            attempts=attempts if type(attempts) is int else None,
-            stands_at=stands_at,
+            attempts=_count(state.get("attempts")),
+            stands_at=_count(state.get("number")),
             local=not (anchored or pending or any(record.cid for record in records.values())),
         )
 
@@ -214,7 +212,9 @@ class RunFolder:
 
     def _read_state(self, problems: list[str]) -> Mapping[str, Any]:
         try:
-            value = json.loads((self.path / "state.json").read_text())
+            data = (self.path / "state.json").read_bytes()
+            nesting.check(data, DEPTH)
+            value = json.loads(data.decode("utf-8"))
             if isinstance(value, dict):
                 return value
             problems.append("state.json: damaged: is not a JSON object")
@@ -225,6 +225,10 @@ class RunFolder:
         except (ValueError, RecursionError):
             problems.append("state.json: damaged: is not JSON")
         return {}
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < WHOLE else None
 
 
 def _whole_numbers(value: Any) -> list[int]:

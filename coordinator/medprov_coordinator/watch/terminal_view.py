@@ -81,7 +81,7 @@ def line_of(entry: Entry) -> str:
 def lines(run: Run, chain: ChainState) -> Iterator[str]:
     """The state as plain lines."""
     names = words.Names(run, chain)
-    yield f"run        {run.path}: {_standing(run)}"
+    yield f"run        {words.clean(run.path)}: {_standing(run)}"
     yield f"audit log  {_log(run)}"
     if chain.configured:
         yield f"chain      {words.clean(chain.trouble) or f'{len(chain.rounds)} rounds anchored'}"
@@ -116,13 +116,14 @@ def screen(run: Run, chain: ChainState) -> Group:
     if run.history.refusals:
         refused = _table("Refused attempts", "when (UTC)", "attempt", "why")
         for refusal in islice(reversed(run.history.refusals), RECENT):
-            refused.add_row(words.moment(refusal.time), str(refusal.attempt), Text(words.clean(refusal.text)))
+            why = Text(words.clean(refusal.text))
+            refused.add_row(Text(words.moment(refusal.time)), str(refusal.attempt), why)
         parts.append(refused)
     if run.history.tail:
         log = _table("Audit log", "line", "when (UTC)", "kind", "what")
         for entry in list(run.history.tail)[-RECENT:]:
             what = Text(words.clean(entry.body.get("text", "")))
-            log.add_row(str(entry.seq), words.moment(entry.time), words.clean(entry.kind, 20), what)
+            log.add_row(str(entry.seq), Text(words.moment(entry.time)), Text(words.clean(entry.kind, 20)), what)
         parts.append(log)
     return Group(*parts)
 
@@ -190,7 +191,8 @@ def _rejected(run: Run, names: words.Names) -> Table:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", expand=True, box=None, header_style="bold", padding=(0, 1))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # a figure's name is foreign text: as a plain string it would be read as markup
+        table.add_column(Text(column), overflow="fold")
     return table
 
 

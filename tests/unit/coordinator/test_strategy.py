@@ -126,9 +126,11 @@ def test_round_that_makes_the_probe_worse_is_tried_again_with_other_seeds(kit):
 
 @pytest.mark.parametrize(("scores", "length"), [({1: 0.8}, 0.5), ({1: 0.8, 2: 0.87}, 0.25)])
 def test_shorter_step_that_the_probe_allows_is_made(kit, scores, length):
-    run, hospitals = strategy(kit, probe=kit.probe(scores), rounds=1), kit.hospitals()
+    run, hospitals = strategy(kit, probe=kit.probe(scores), rounds=1, evaluate=True), kit.hospitals()
     hospitals.run(run)
     (report,) = run.reports
+    # what the hospitals measured is the model that was made, under its own hash
+    assert len(report.sites) == 3 and report.evaluate
     assert report.attempt == 1
     wanted = kit.base["scale"] + length * np.mean([kit.deltas(1000 + i)["scale"] for i in range(3)])
     assert run.weights["scale"] == pytest.approx(wanted, abs=1e-6)
