@@ -110,9 +110,9 @@ def _cell(results: Sequence[dict[str, Any]] | None, db: str) -> str:
             continue
         opened = f" ({100 * result['backdoor']:.0f})" if result["attack"] == "backdoor" else ""
         shown.append(f"{100 * result['exact'][db]:.1f}{opened}")
-    return " / ".join(dict.fromkeys(shown) if len(set(shown)) == 1 else shown) + (
-        " %" if any(r["state"] == "finished" for r in results) else ""
-    )
+    if not any(r["state"] == "finished" for r in results):
+        return " / ".join(dict.fromkeys(shown))
+    return " / ".join(shown) + " %"
 
 
 def crash(data: dict[str, Any], table: Table) -> list[str]:
