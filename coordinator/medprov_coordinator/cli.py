@@ -186,6 +186,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         terminal.complain("medprov-coordinator: stopped; the same command goes on at the last round")
+        if getattr(options, "workers", None):
+            from medprov_coordinator.simulation import leave
+
+            leave(130)
         return 130
     return 0
 

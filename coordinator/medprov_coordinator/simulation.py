@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -201,6 +203,22 @@ def run_simulated(
         raise EngineError("the simulation engine has stopped before the run has ended: start it again")
     if ended[0] is not None:
         raise ended[0]
+
+
+def leave(status: int) -> NoReturn:
+    """End this process after its engine was interrupted.
+
+    Threads of such an engine may wait for ever for workers that are gone, and Python waits for threads when it ends.
+    """
+    if (engine := sys.modules.get("ray")) is not None:
+        ending = threading.Thread(target=engine.shutdown, daemon=True)
+        ending.start()
+        ending.join(10)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def _backend(workers: int, folder: str) -> dict[str, Any]:

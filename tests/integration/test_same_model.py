@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tomllib
 from pathlib import Path
 
@@ -36,6 +37,23 @@ def test_simulation_gives_the_model_of_the_in_process_run(tmp_path: Path, encodi
     simulated = run_federation(app, nodes, config, workers=2)
     assert simulated.model_hash == here.model_hash and simulated.number == here.number == 2
     assert [report.root for report in simulated.rounds] == [report.root for report in here.rounds]
+
+
+@pytest.mark.timeout(300)
+def test_an_interrupted_simulation_ends(tmp_path: Path) -> None:
+    images = [part for h in range(3) for part in ("--images", str(pictures(tmp_path / f"images-{h}", h)))]
+    size = ["--batch", "2", "--channels", "8", "--blocks", "1", "--extractor-blocks", "1", "--set", "probe-pictures=1"]
+    run = ["medprov_coordinator.cli", "run", "--dir", str(tmp_path / "run"), *images, *size, "--rounds", "999"]
+    command = Program([*run, "--steps", "1", "--workers", "2"], tmp_path / "log")
+    try:
+        # in the midst of a round, while threads of the engine wait for workers
+        until(lambda: "round 1:" in command.said or command.process.poll() is not None, "a round", 200)
+        command.process.send_signal(signal.SIGINT)
+        assert command.process.wait(60) == 130, command.said
+    finally:
+        command.process.kill()
+        command.process.wait()
+    assert "goes on at the last round" in command.said and "Traceback" not in command.said
 
 
 @pytest.mark.timeout(900)
