@@ -3,10 +3,6 @@
 Flower's own executor would unpack each bundle, put it onto Python's path and run its code in a new process. This one
 hashes the bundle, asks the gate and runs the ClientApp that is installed here; one process serves all rounds, so that
 the networks' libraries load once. A round that fails is answered with an error, and the next one is taken.
-
-A SuperNode that was told of a round whose run then ended may never fetch what a later round shares with it, and Flower
-waits for that for two hours. Where nothing has come for `PATIENCE` this process ends, and who watches both starts both
-again.
 """
 
 from __future__ import annotations
@@ -14,22 +10,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 import time
 
 # Before Flower is imported: it calls out to the internet unless it is told not to.
 os.environ.update(FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1")
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.interceptors import (
@@ -50,8 +41,6 @@ from medprov_node.joining.executor_mark import MARK
 
 PAUSE = 0.2
 """Seconds between two questions for a task."""
-PATIENCE = 120.0
-"""Seconds in which the next part of a task's message must come."""
 _TASK, _ACQUIRE = "flwr-clientapp", "/flwr.proto.Runtime/AcquireTask"
 _ENTITY = "flwr-clientapp"
 
@@ -94,8 +83,7 @@ def do(site: Site, address: str, token: str, gate: Gate, app: ClientApp) -> None
         context: Context | None = None
         outcome, details = SubStatus.FAILED, "the task could not be taken"
         try:
-            with _arriving(client) as watched:
-                message, context, _, bundle = pull_task_input(watched)
+            message, context, _, bundle = pull_task_input(client)
             reply, details = answer(site, message, context, bundle.content, gate, app)
             outcome = SubStatus.FAILED if details else SubStatus.COMPLETED
             push_message(client, reply, context)
@@ -105,46 +93,6 @@ def do(site: Site, address: str, token: str, gate: Gate, app: ClientApp) -> None
         finally:
             push_task_output(client, context, outcome, details)
             heartbeat.stop()
-
-
-class _Watched:
-    """A client that notes when a part of a message has come."""
-
-    def __init__(self, client: RuntimeHttpClient) -> None:
-        self._client = client
-        self.last = time.monotonic()
-
-    def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802 (Flower's name)
-        found = self._client.PullObject(request)
-        if found.object_available:
-            self.last = time.monotonic()
-        return found
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-
-@contextlib.contextmanager
-def _arriving(client: RuntimeHttpClient) -> Iterator[Any]:
-    """End this process where a message does not come on."""
-    watched, done = _Watched(client), threading.Event()
-
-    def watch() -> None:
-        while not done.wait(PATIENCE / 10):
-            if time.monotonic() > watched.last + PATIENCE:
-                log.error("a round's message has not come from the SuperNode for %g s: starting both again", PATIENCE)
-                _end()
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield watched
-    finally:
-        done.set()
-
-
-def _end() -> None:
-    sys.stdout.flush()
-    os._exit(1)
 
 
 def answer(

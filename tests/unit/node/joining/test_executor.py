@@ -1,14 +1,12 @@
 import hashlib
 import logging
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
-from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 
 from medprov_coordinator.deployment import bundle
 from medprov_coordinator.grid import task_identity
@@ -108,43 +106,6 @@ def test_a_task_that_cannot_be_taken_ends_as_failed(
     executor.do(make_site(), "127.0.0.1:1", "token", Gate(make_site.__globals__.get("x")), ClientApp())
     assert told == [(None, "failed", "the task could not be taken")]
     assert "a task failed" in caplog.text
-
-
-class Runtime(FakeRuntime):
-    """Has a message's parts or has them not."""
-
-    def __init__(self, available: bool) -> None:
-        self.available, self.other = available, "as it is"
-
-    def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802 (Flower's name)
-        return PullObjectResponse(object_found=True, object_available=self.available)
-
-
-@pytest.mark.parametrize("available", [False, True])
-def test_a_message_that_does_not_come_on_ends_the_process(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, available: bool
-) -> None:
-    ended = threading.Event()
-    monkeypatch.setattr(executor, "PATIENCE", 0.4)
-    monkeypatch.setattr(executor, "_end", ended.set)
-    with caplog.at_level(logging.ERROR, "medprov.node"), executor._arriving(Runtime(available)) as watched:
-        assert watched.other == "as it is"
-        # as long as parts come, a large message may take longer than the patience for one
-        for _ in range(40):
-            watched.PullObject(PullObjectRequest())
-            if ended.wait(0.03):
-                break
-    assert ended.is_set() is not available
-    assert ("has not come from the SuperNode" in caplog.text) is not available
-
-
-def test_a_task_that_came_in_time_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = threading.Event()
-    monkeypatch.setattr(executor, "PATIENCE", 0.1)
-    monkeypatch.setattr(executor, "_end", ended.set)
-    with executor._arriving(Runtime(False)):
-        pass
-    assert not ended.wait(0.4)
 
 
 def test_the_mark_is_what_the_watching_side_looks_for() -> None:
