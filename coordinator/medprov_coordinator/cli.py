@@ -168,6 +168,7 @@ def _result(result: FederationResult) -> dict[str, object]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; 0 on success, 1 on an error that the user can mend, 2 on a wrong call, 3 where rounds still wait."""
     terminal.prepare()
+    options = argparse.Namespace()
     try:
         options = terminal.parse(_parser(), arguments)
         if options.command in deployment.NAMES:
@@ -186,10 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         terminal.complain("medprov-coordinator: stopped; the same command goes on at the last round")
-        if getattr(options, "workers", None):
-            from medprov_coordinator.simulation import leave
-
-            leave(130)
+        if getattr(options, "workers", 0) and (engine := sys.modules.get("medprov_coordinator.simulation")):
+            engine.leave(130)
         return 130
     return 0
 

@@ -112,6 +112,17 @@ def test_interrupt_says_how_to_go_on(folders, tmp_path, capsys, monkeypatch):
     assert "goes on" in capsys.readouterr().err
 
 
+def test_an_interrupt_of_the_simulation_engine_ends_the_process(folders, tmp_path, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    left = []
+    monkeypatch.setattr("medprov_coordinator.run.run_federation", interrupt)
+    monkeypatch.setattr("medprov_coordinator.simulation.leave", left.append)
+    assert run(folders, tmp_path) == 130 and left == []
+    assert run(folders, tmp_path, "--workers", "2") == 130 and left == [130]
+
+
 class Closed(io.StringIO):
     """A standard output whose reader goes after some lines."""
 
