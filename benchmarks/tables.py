@@ -51,7 +51,7 @@ COMMANDS = {
     "--plots docs/plots",
     "poisoning": "python -m benchmarks.poisoning --images DIR --seeds 0 1 --out OUT --json FILE --plots docs/plots",
     "crash": "python -m benchmarks.crash --json FILE",
-    "crash_deployment": "python -m benchmarks.crash --mode deployment --json FILE",
+    "crash_deployment": "python -m benchmarks.crash --mode deployment --rounds 2 --seed 100 --json FILE",
     "membership": "python -m benchmarks.membership --images DIR --json FILE",
     "round_cost": "python -m benchmarks.round_cost --json FILE --plot docs/plots/round_cost.png",
 }
