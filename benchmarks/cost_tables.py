@@ -125,7 +125,7 @@ def section(data: dict[str, Any], table: Table) -> list[str]:
 
 def plot(data: dict[str, Any], target: Path) -> None:
     """Growth with the number of clients: a round by part, and screening and rules at full size."""
-    figure = Figure(figsize=(11, 4.6))
+    figure = Figure(figsize=(11, 5.4))
     left, right = figure.subplots(1, 2)
     rows = data["in_process"]
     clients = [row["clients"] for row in rows]
@@ -154,7 +154,7 @@ def plot(data: dict[str, Any], target: Path) -> None:
         axis.minorticks_off()
         axis.set_xlabel("clients")
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncol=2)
     left.set_ylabel("seconds")
     figure.tight_layout()
     target.parent.mkdir(parents=True, exist_ok=True)
