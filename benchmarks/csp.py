@@ -183,7 +183,8 @@ def compared(seed: int, curves: dict[str, list[Point]], turns: dict[str, list[fl
     start = min(curve[0].loss for curve in curves.values())
     out["on_the_way"] = {}
     for share in ON_THE_WAY:
-        loss = max(target, start) ** (1 - share) * target**share
+        # powers may round below a target that no curve goes below
+        loss = max(target, max(target, start) ** (1 - share) * target**share)
         (steps, seconds), (steps_plain, seconds_plain) = (reached(curves[body], loss) for body in BODIES)
         ratios = {"steps": steps / max(steps_plain, 1e-9), "seconds": seconds / max(seconds_plain, 1e-9)}
         out["on_the_way"][f"{share:.0%}"] = {"loss": loss, **ratios}
