@@ -12,11 +12,13 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 from flwr.app import Context, Message, RecordDict
@@ -181,7 +183,7 @@ def run_simulated(
 
     # Short, because the paths of the engine's sockets lie below it and may not exceed 107 characters.
     folder = tempfile.mkdtemp(prefix="mp-")
-    with _offline(), _identity():
+    with _offline(), _identity(), _quiet_end():
         from flwr.simulation import run_simulation
 
         try:
@@ -249,6 +251,35 @@ def _offline() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _quiet_end() -> Iterator[None]:
+    """After Ctrl-C the engine's threads would log tracebacks of workers that have ended as they should."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupted = threading.Event()
+    former = signal.getsignal(signal.SIGINT)
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not interrupted.is_set()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        if not callable(former):
+            raise KeyboardInterrupt
+        former(number, frame)
+
+    logger = logging.getLogger("flwr")
+    logger.addFilter(wanted)
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+        if not interrupted.is_set():
+            logger.removeFilter(wanted)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,9 @@
 """Around Flower's simulation engine: each node's configuration, errors, an engine that stops."""
 
+import contextlib
 import importlib.util
+import logging
+import signal
 import threading
 
 import flwr.simulation
@@ -110,3 +113,22 @@ def test_an_engine_that_breaks_is_one_error(monkeypatch):
     engine(monkeypatch, lambda app, count: None)
     with pytest.raises(EngineError, match="before the run has ended"):
         run_simulated(server(lambda grid, context: None), ClientApp(), NODES)
+
+
+def test_after_an_interrupt_the_engine_s_errors_are_not_logged(monkeypatch, caplog):
+    def behave(app, count):
+        logging.getLogger("flwr").error("a worker is missing")
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        logging.getLogger("flwr").error("a worker has gone")
+        raise KeyboardInterrupt
+
+    engine(monkeypatch, behave)
+    logger, before = logging.getLogger("flwr"), signal.getsignal(signal.SIGINT)
+    filters = list(logger.filters)
+    monkeypatch.setattr(logger, "propagate", True)
+    with pytest.raises(KeyboardInterrupt):
+        run_simulated(server(lambda grid, context: None), ClientApp(), NODES)
+    assert "is missing" in caplog.text and "has gone" not in caplog.text
+    assert signal.getsignal(signal.SIGINT) is before
+    logger.filters[:] = filters
