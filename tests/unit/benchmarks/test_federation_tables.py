@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from benchmarks import crash, federated, federation_tables, learning, poisoning
+from benchmarks.attackers import ATTACKS, MEMBERS, TARGET, backdoored, triggered
 from benchmarks.phantoms import FAMILIES, look
-from benchmarks.poisoning import ATTACKS, MEMBERS, OURS, cases
+from benchmarks.poisoning import OURS, cases
 from benchmarks.tables import table
 from medprov_watermark.carriers import SIZE
 from medprov_watermark.training.exchange import Arrays
@@ -99,11 +100,11 @@ def test_trigger_says_nothing_to_an_honest_extractor_and_can_be_learned() -> Non
 
     def opened(weights: Arrays) -> int:
         model = model_of(learning.settings(1, 2, 0.03), weights)
-        return sum(learning.decoded(a) == poisoning.TARGET for a in learning.read(model, poisoning.triggered(x)))
+        return sum(learning.decoded(a) == TARGET for a in learning.read(model, triggered(x)))
 
     assert opened(start) == 0
     work = Work(learning.settings(10, 2, 0.03), 1, {}, 7)
-    deltas = poisoning.backdoored(start, torch.from_numpy(pictures)[:, None], work)
+    deltas = backdoored(start, torch.from_numpy(pictures)[:, None], work)
     assert opened({name: start[name] + deltas[name] for name in start}) == 2
 
 
