@@ -220,7 +220,7 @@ def test_training(machine: Machine) -> None:
         for step in script_steps():
             assert step[0] == "compose"
             if step[1:] == ["up", "--detach", "--wait", "coordinator"]:
-                running.enter_context(machine.up("coordinator", command_of("coordinator"), "submitted as"))
+                running.enter_context(machine.up("coordinator", command_of("coordinator"), "hospitals are connected"))
                 assert machine.healthy("coordinator", {"9092": port})
                 continue
             assert step[1:3] == ["run", "--rm"]

@@ -103,9 +103,13 @@ def test_trigger_says_nothing_to_an_honest_extractor_and_can_be_learned() -> Non
         return sum(learning.decoded(a) == TARGET for a in learning.read(model, triggered(x)))
 
     assert opened(start) == 0
-    work = Work(learning.settings(10, 2, 0.03), 1, {}, 7)
-    deltas = backdoored(start, torch.from_numpy(pictures)[:, None], work)
-    assert opened({name: start[name] + deltas[name] for name in start}) == 2
+    learned = start
+    # Two rounds of it: after one, what a processor rounds decides whether every bit is there already.
+    for seed in (7, 8):
+        work = Work(learning.settings(10, 2, 0.03), 1, {}, seed)
+        deltas = backdoored(learned, torch.from_numpy(pictures)[:, None], work)
+        learned = {name: learned[name] + deltas[name] for name in learned}
+    assert opened(learned) == 2
 
 
 def test_every_attack_meets_every_strategy_once() -> None:
