@@ -265,12 +265,14 @@ class Verifier:
         return replace(read, versions=1 + tried), None, found
 
     def _version(self, model: bytes) -> Watermarker:
-        """The version whose hash begins with `model`, loaded once."""
+        """The version whose hash begins with `model`, loaded once however much of its hash is named."""
         if self._load is None:
             raise LedgerError(f"model {model.hex()}: this verifier knows one model only")
-        if model not in self._others:
-            self._others[model] = self._load(self.ledger.model_file(model))
-        return self._others[model]
+        for whole, known in self._others.items():
+            if whole.startswith(model):
+                return known
+        loaded = self._load(self.ledger.model_file(model))
+        return self._others.setdefault(loaded.model, loaded)
 
     def _look_up(
         self, work: Work, read: Read, version: Watermarker | None = None

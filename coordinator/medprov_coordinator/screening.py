@@ -5,6 +5,7 @@ The gate never raises on what a hospital sent; a reply is accepted or rejected, 
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from eth_account.messages import encode_defunct
 from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
+from medprov_coordinator.errors import SettingsError
 from medprov_watermark.training import encoding as encodings
 from medprov_watermark.training import exchange as ex
 from medprov_watermark.training import secagg, tasks
@@ -47,6 +49,14 @@ class Limits:
     norm_factor: float = 4.0
     relative_norm: float = 1.0
     min_cosine: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, low in (("max_examples", 1), ("examples_factor", 1.0), ("norm_factor", 1.0), ("relative_norm", 0.0)):
+            value = getattr(self, name)
+            if not (value > 0 and low <= value < math.inf):
+                raise SettingsError(f"{name.replace('_', '-')} is {value}: choose a value from {low:g}")
+        if self.min_cosine is not None and not -1 <= self.min_cosine <= 1:
+            raise SettingsError(f"min-cosine is {self.min_cosine}: choose a value from -1 to 1")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from . import nesting
 from .errors import StoreError, UnreachableError
 
 ATTEMPTS = 3
@@ -27,6 +28,8 @@ PAUSE = 0.1
 """Seconds before the second attempt; each further pause is twice as long."""
 MAX_ANSWER = 1 << 16
 """Largest answer other than a block, bytes."""
+DEEPEST = 32
+"""Levels of lists and objects in such an answer."""
 
 _MULTIADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/([0-9]{1,5})(/http|/https|/tls/http)?/?")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
@@ -266,7 +269,7 @@ class Session:
         if 300 <= status < 400:
             raise self._failed(f"it redirects (HTTP {status}), which is never followed; correct store.api")
         try:
-            said = json.loads(answer)
+            said = _decoded(answer)
             reason = _shown(said["Message"]) if isinstance(said["Message"], str) else ""
         except (ValueError, KeyError, TypeError, RecursionError):
             reason = ""
@@ -283,7 +286,7 @@ class Session:
         """
         answer = self.post(command, arguments, upload=upload)
         try:
-            said = json.loads(answer)
+            said = _decoded(answer)
         except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):
@@ -319,6 +322,11 @@ def _form(upload: bytes) -> tuple[dict[str, str], Iterator[bytes]]:
         yield tail
 
     return headers, pieces()
+
+
+def _decoded(answer: bytes) -> Any:
+    nesting.check(answer, DEEPEST)
+    return json.loads(answer)
 
 
 def _shown(text: str) -> str:

@@ -23,7 +23,7 @@ from eth_utils.conversions import to_hex
 from eth_utils.exceptions import ValidationError
 from rlp.exceptions import RLPException  # type: ignore[import-untyped]
 
-from . import eip712, rpc_address
+from . import eip712, nesting, rpc_address
 from .eip712 import TypedMessage
 from .errors import RecordError, SignerAwayError, SignerRefusedError, TamperedError, WrongSignerError
 
@@ -33,6 +33,8 @@ ATTEMPTS = 3
 PAUSE = 0.2
 LARGEST = 1 << 20
 """Bytes of an answer."""
+DEEPEST = 32
+"""Levels of lists and objects in an answer."""
 
 _BUSY = (429, 502, 503, 504)
 _NO_METHOD = -32601
@@ -221,12 +223,17 @@ class RemoteSigner:
         if status in (401, 403):
             raise SignerRefusedError(f"{self._shown}: does not let this hospital in (HTTP status {status})")
         try:
-            answer = json.loads(body) if len(body) <= LARGEST else None
+            answer = _decoded(body) if len(body) <= LARGEST else None
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict) or not {"result", "error"} & set(answer):
             raise TamperedError(f"{self._shown}: does not speak JSON-RPC (HTTP status {status}); correct the address")
         return answer
+
+
+def _decoded(body: bytes) -> object:
+    nesting.check(body, DEEPEST)
+    return json.loads(body)
 
 
 def as_signer(account: Account) -> Signer:

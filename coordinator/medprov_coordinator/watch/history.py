@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -110,8 +112,11 @@ class HistoryReader:
         unfinished line may go.
         """
         try:
-            with self.path.open("rb") as stream:
+            # a pipe under this name keeps nobody waiting
+            with open(self.path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
                 status = os.fstat(stream.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise OSError(errno.EINVAL, "is no regular file")
                 mark = (status.st_ino, status.st_size, status.st_mtime_ns)
                 if mark == self._mark:
                     return self.history, []

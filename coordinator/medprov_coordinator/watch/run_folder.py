@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from medprov_coordinator.watch.records import DEPTH, LIMIT, NAME, WHOLE, Figures
 from medprov_ledger import nesting
 
 Stamp = tuple[int, int, int]
+NO_FILE = "is no regular file"
+"""A pipe would keep its reader waiting for ever."""
 
 
 @dataclass
@@ -194,6 +197,8 @@ class RunFolder:
             return nowhere, "no record of a round; it is left out"
         try:
             status = file.stat()
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                return nowhere, NO_FILE
             stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
             if (known := self._records.get(file.name)) is not None and known[0] == stamp:
                 return known
@@ -212,7 +217,11 @@ class RunFolder:
 
     def _read_state(self, problems: list[str]) -> Mapping[str, Any]:
         try:
-            data = (self.path / "state.json").read_bytes()
+            path = self.path / "state.json"
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                problems.append(f"state.json: {NO_FILE}")
+                return {}
+            data = path.read_bytes()
             nesting.check(data, DEPTH)
             value = json.loads(data.decode("utf-8"))
             if isinstance(value, dict):

@@ -198,6 +198,10 @@ MOODS: dict[str, Callable[[Handler], None]] = {
     "list": lambda handler: handler.answer(200, b"[1]"),
     "empty": lambda handler: handler.answer(200, b""),
     "deep": lambda handler: handler.answer(200, b"[" * 60_000),
+    "nested": lambda handler: handler.answer(200, b'{"Keys":' + b"[" * 40 + b"]" * 40 + b"}"),
+    "nested 500": lambda handler: handler.answer(
+        500, b'{"Message":"disk failure","Type":' + b"[" * 40 + b"]" * 40 + b"}"
+    ),
     "nulls": lambda handler: handler.answer(200, b'{"Hash": null, "Keys": null}'),
     "no http": lambda handler: handler.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n"),
     "endless": lambda handler: _endless(handler, 200),

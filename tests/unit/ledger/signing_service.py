@@ -96,8 +96,9 @@ class Handler(BaseHTTPRequestHandler):
             answer["error"] = {"code": -32000, "message": str(error)}
         except LookupError:
             answer["error"] = {"code": -32601, "message": "the method does not exist"}
-        body = {"/page": b"<html>", "/flood": b"[" * (2 << 20), "/list": b"[]"}.get(self.path)
-        body = body or json.dumps(answer).encode()
+        deep = b'{"result":' + b"[" * 40 + b"]" * 40 + b"}"
+        bodies = {"/page": b"<html>", "/flood": b"[" * (2 << 20), "/list": b"[]", "/deep": deep}
+        body = bodies.get(self.path) or json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -101,6 +101,7 @@ def test_one_connection_serves_all_calls(daemon: Daemon) -> None:
     [
         ("bare 500", "HTTP 500"),
         ("odd 500", "HTTP 500"),
+        ("nested 500", "HTTP 500"),
         ("204", "HTTP 204"),
         ("cut", "cut off, 998 bytes are missing"),
         ("cut chunked", "IncompleteRead"),
@@ -133,7 +134,7 @@ def test_compression_is_not_undone(daemon: Daemon) -> None:
     assert len(call(daemon)) < 65536
 
 
-@pytest.mark.parametrize("text", ["html", "list", "empty", "deep"])
+@pytest.mark.parametrize("text", ["html", "list", "empty", "deep", "nested"])
 def test_what_is_no_json_object(daemon: Daemon, text: str) -> None:
     daemon.moods[""] = text
     with Session(daemon.api, "did not do it", 5, 5) as session, pytest.raises(StoreError, match="not a JSON object"):

@@ -110,6 +110,12 @@ def test_no_signature_at_all(service: str, how: str) -> None:
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize("how", ["page", "list", "deep", "flood"])
+def test_no_json_rpc(service: str, how: str) -> None:
+    with pytest.raises(TamperedError, match="does not speak JSON-RPC"):
+        RemoteSigner(f"{service}/{how}", ACCOUNT.address).sign_typed(MESSAGE)
+
+
 @pytest.mark.parametrize("how", ["garbage", "no-signature"])
 def test_no_transaction_at_all(service: str, how: str) -> None:
     with pytest.raises(TamperedError):

@@ -374,6 +374,16 @@ def test_no_more_versions_than_a_person_waits_for(world: Any, versions: Any) -> 
     assert len(asked) == 4
 
 
+def test_a_version_is_loaded_once_however_much_of_its_hash_is_named(
+    world: Any, versions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, asked = versions
+    whole = b"\x05" * 32
+    monkeypatch.setattr(world.verifier.ledger, "model_file", lambda model: Path(whole.hex()))
+    assert world.verifier._version(whole[:8]) is world.verifier._version(whole)
+    assert asked == [whole]
+
+
 def test_a_version_that_cannot_be_had_is_named(world: Any, versions: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(model: bytes) -> Path:
         raise ModelError(f"model {model.hex()[:4]}: is nowhere")

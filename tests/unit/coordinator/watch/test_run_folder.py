@@ -81,6 +81,19 @@ def test_foreign_files_and_damaged_records_are_named_one_by_one(folder: Path, mo
     )
 
 
+def test_pipes_keep_nobody_waiting(folder: Path) -> None:
+    for path in (folder / "rounds/000007.json", folder / "state.json", folder / FILE):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    run = RunFolder(folder).refresh()
+    assert len(run.rounds) == 3
+    assert run.problems == (
+        "rounds/000007.json: is no regular file",
+        "state.json: is no regular file",
+        f"{FILE}: line 1 cannot be read: is no regular file",
+    )
+
+
 def test_a_damaged_record_that_is_restored_is_a_record_again(folder: Path) -> None:
     good = place(folder, 2).read_bytes()
     reader = RunFolder(folder)
