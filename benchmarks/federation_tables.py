@@ -73,6 +73,31 @@ def verdict(repeats: Sequence[dict[str, float]]) -> str:
     )
 
 
+def drift(data: dict[str, Any], table: Table) -> list[str]:
+    """Unlike hospitals: rules and what becomes of the optimiser, beside pooled training."""
+    plan, ways = data["plan"], data["ways"]
+    marks = [f"{db:g}" for db in plan["db"]]
+    lines = [
+        f"{data['hospitals']} hospitals with one modality each, {plan['rounds']} rounds of {plan['steps']} steps, "
+        f"{len(plan['seeds'])} repetition(s), honest members only, without gate and probe. Payloads read exactly on "
+        "tuning pictures, and in brackets of pooled. `fresh`: the optimiser begins anew in each round, as in the "
+        "product; `kept`: a hospital goes on with its own moments; `shared`: with the mean of all hospitals'.",
+        "",
+    ]
+    rows = []
+    for name, found in ways.items():
+        shares = [found[db]["exact"] for db in marks]
+        pooled = [ways["pooled"][db]["exact"] for db in marks]
+        rows.append(
+            (name, *(f"{percent(a)} ({percent(a / b) if b else '-'})" for a, b in zip(shares, pooled, strict=True)))
+        )
+    lines += table(("rule, optimiser", *(f"{db} dB" for db in marks)), rows)
+    db = marks[len(marks) // 2]
+    names = data["modalities"]
+    each = [(way, *(percent(found[db]["modalities"][m]) for m in names)) for way, found in ways.items()]
+    return [*lines, *table((f"by modality, {db} dB", *names), each)]
+
+
 def poisoning(data: dict[str, Any], table: Table) -> list[str]:
     """Attackers among ten members, by strategy."""
     found: dict[tuple[str, str, int], list[dict[str, Any]]] = {}

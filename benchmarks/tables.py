@@ -49,6 +49,7 @@ COMMANDS = {
     "mutations": "python -m benchmarks.mutations --json FILE",
     "federated": "python -m benchmarks.federated --images DIR --hospitals 3 5 10 --out OUT --json FILE "
     "--plots docs/plots",
+    "drift": "python -m benchmarks.drift --images DIR --seeds 0 1 --out OUT --json FILE",
     "poisoning": "python -m benchmarks.poisoning --images DIR --seeds 0 1 --out OUT --json FILE --plots docs/plots",
     "crash": "python -m benchmarks.crash --json FILE",
     "crash_deployment": "python -m benchmarks.crash --mode deployment --rounds 2 --seed 100 --json FILE",
@@ -511,6 +512,7 @@ SECTIONS = {
     "fuzz": ("Hostile input", _ledger(ledger_tables.fuzzed)),
     "mutations": ("Do the tests notice when a guard is gone?", _ledger(ledger_tables.mutants)),
     "federated": ("One modality per hospital", _ledger(federation_tables.federated)),
+    "drift": ("What keeps unlike hospitals behind", _ledger(federation_tables.drift)),
     "poisoning": ("Dishonest members", _ledger(federation_tables.poisoning)),
     "crash": ("A federation killed at random moments", _ledger(federation_tables.crash)),
     "crash_deployment": ("A deployment killed at random moments", _ledger(federation_tables.crash)),

@@ -68,6 +68,7 @@ ROOT = Path(__file__).resolve().parents[2]
                 and d["summary"]["seconds"]["windows"]["min"] > 0
             ),
         ),
+        ("drift", lambda d: len(d["ways"]) == 6 and all(0 <= w["38"]["exact"] <= 1 for w in d["ways"].values())),
         ("verify_time", lambda d: d["warm_seconds_median"] > 0),
         ("crash", lambda d: d["good"] == d["runs"] == 2 and sum(d["kills"].values()) > 0),
     ],
