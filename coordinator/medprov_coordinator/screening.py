@@ -5,7 +5,6 @@ The gate never raises on what a hospital sent; a reply is accepted or rejected, 
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -53,7 +52,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, low in (("max_examples", 1), ("examples_factor", 1.0), ("norm_factor", 1.0), ("relative_norm", 0.0)):
             value = getattr(self, name)
-            if not (value > 0 and low <= value < math.inf):
+            if not (value > 0 and value >= low):
                 raise SettingsError(f"{name.replace('_', '-')} is {value}: choose a value from {low:g}")
         if self.min_cosine is not None and not -1 <= self.min_cosine <= 1:
             raise SettingsError(f"min-cosine is {self.min_cosine}: choose a value from -1 to 1")

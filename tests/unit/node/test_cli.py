@@ -10,7 +10,6 @@ import os
 import re
 import socket
 import struct
-import threading
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -478,13 +477,17 @@ def test_a_name_that_is_not_utf_8(run, online, quickly, picture, as_json) -> Non
         assert r"\udcff.png -> " in out
 
 
-def test_a_wait_for_another_marking_is_said(run, online, quickly, picture) -> None:
-    other = ExitStack()
-    other.enter_context(exclusive(Config.load(online).hospital("hospital-a").state))
-    ends = threading.Timer(0.5, other.close)
-    ends.start()
-    code, out, err = run("mark", picture, picture.with_name("o.png"), "--config", online, "--json")
-    ends.join()
+def test_a_wait_for_another_marking_is_said(run, online, quickly, picture, monkeypatch) -> None:
+    say = cli._tell
+    with ExitStack() as other:
+        other.enter_context(exclusive(Config.load(online).hospital("hospital-a").state))
+
+        def said(text: str) -> None:
+            say(text)
+            other.close()
+
+        monkeypatch.setattr(cli, "_tell", said)
+        code, out, err = run("mark", picture, picture.with_name("o.png"), "--config", online, "--json")
     assert code == 0
     assert json.loads(out)["pictures"]
     assert_one_line(err, "another command is marking for this hospital; waiting")
