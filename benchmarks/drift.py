@@ -1,6 +1,7 @@
 """Unlike hospitals behind pooled training: how much of it is the optimiser, how much the aggregation rule.
 
-    python -m benchmarks.drift [--hospitals 10] [--seeds 0 1] [--images DIR] [--json FILE] [--out DIR] [--quick]
+    python -m benchmarks.drift [--hospitals 10] [--seeds 0 1] [--rounds 8] [--steps 10] [--rate 0.03]
+        [--images DIR] [--json FILE] [--out DIR] [--quick]
 
 Trains the networks and pictures of ``benchmarks.federated`` with the product's own loop and aggregation, without
 gate, probe and transport, and changes two things: the rule, and what becomes of a hospital's optimiser between two
@@ -157,7 +158,8 @@ def measure(hospitals: int, plan: Plan, images: Path | None, out: Path) -> dict[
         settings = learning.settings(total, plan.batch, plan.rate, seed)
         wide = learning.settings(total, plan.batch * hospitals, plan.rate, seed)
         for name in ("pooled", *(way.name for way in WAYS)):
-            kept = out / f"{hospitals} hospitals, seed {seed}, {name}.json"
+            of = f"{hospitals} hospitals, {plan.rounds} x {plan.steps}, rate {plan.rate:g}, seed {seed}"
+            kept = out / f"{of}, {name}.json"
             if not kept.exists():
                 if name == "pooled":
                     weights = alone(torch.cat(pictures), wide, TASK.initial(settings), seed + 1)
@@ -194,14 +196,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hospitals", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
+    parser.add_argument("--rounds", type=int, default=Plan.rounds)
+    parser.add_argument("--steps", type=int, default=Plan.steps, help="of each hospital in a round")
+    parser.add_argument("--rate", type=float, default=Plan.rate)
     parser.add_argument("--images", type=Path, help="folders of pictures, one per modality; default: generated ones")
     parser.add_argument("--out", type=Path, help="folder for results; an interrupted run goes on from it")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="five hospitals, two rounds of one step")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    short = Plan(rounds=2, steps=1, batch=1, pictures=2, judged=1, db=(38.0,), seeds=(0,))
-    plan = short if args.quick else Plan(seeds=tuple(args.seeds))
+    plan = Plan(rounds=args.rounds, steps=args.steps, rate=args.rate, seeds=tuple(args.seeds))
+    if args.quick:
+        plan = Plan(rounds=2, steps=1, batch=1, pictures=2, judged=1, db=(38.0,), seeds=(0,))
     with tempfile.TemporaryDirectory() as temporary:
         out = args.out or Path(temporary)
         out.mkdir(parents=True, exist_ok=True)
