@@ -26,9 +26,10 @@ $(VENV)/.installed: constraints.txt dev-requirements.txt $(PROJECTS:%=%/pyprojec
 demo: setup
 	$(BIN)/python -m demo
 
-# A file's tests share their chains and marked pictures, so a file stays with one worker.
+# A file's tests share their chains and marked pictures, so a file stays with one worker. In the order of their names:
+# by number of tests, as pytest-xdist would have it, the long files would come last and leave a worker idle.
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 unit: setup
 	$(BIN)/pytest -m "not slow"

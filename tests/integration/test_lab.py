@@ -39,18 +39,22 @@ def echo(two: Lab) -> Iterator[Host]:
     """A host that sends UDP packets back, and takes whatever comes by TCP."""
     host = two["there"]
 
-    def start() -> tuple[socket.socket, socket.socket]:
+    def start() -> tuple[socket.socket, socket.socket, threading.Thread]:
         packets = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         packets.bind((host.address, PORT))
         stream = socket.create_server((host.address, PORT))
-        threading.Thread(target=answer, args=(packets,), daemon=True).start()
+        answering = threading.Thread(target=answer, args=(packets,), daemon=True)
+        answering.start()
         threading.Thread(target=swallow, args=(stream,), daemon=True).start()
-        return packets, stream
+        return packets, stream, answering
 
-    packets, stream = host.call(start)
+    packets, stream, answering = host.call(start)
     yield host
     for one in (packets, stream):
         _shut(one)
+    # its system call keeps the port until it has returned
+    answering.join(10)
+    assert not answering.is_alive()
 
 
 def _shut(one: socket.socket) -> None:
