@@ -34,13 +34,13 @@ class People:
 MakeChain = Callable[..., Chain]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tester() -> Web3:
-    """A Web3 on an in-process Python EVM."""
+    """A Web3 on an in-process Python EVM, new for each file: with the chain's length every search in it gets slower."""
     return Web3(EthereumTesterProvider())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def people(tester: Web3) -> People:
     """Accounts with money on :func:`tester`."""
     deployer = Account.from_key((1).to_bytes(32, "big"))
@@ -50,7 +50,7 @@ def people(tester: Web3) -> People:
     return People(deployer, (others[0], others[1], others[2]), others[3])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def make_chain(tester: Web3, people: People) -> MakeChain:
     """A factory: new contracts with the three members and k = 2; keyword arguments replace configuration fields."""
 
@@ -77,9 +77,9 @@ def make_chain(tester: Web3, people: People) -> MakeChain:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chain(make_chain: MakeChain) -> Chain:
-    """Contracts that the whole session shares; tests may add batches and rounds, not change members."""
+    """Contracts that a file's tests share; tests may add batches and rounds, not change members."""
     return make_chain()
 
 
