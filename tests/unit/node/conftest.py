@@ -125,12 +125,13 @@ def quick() -> QuickWatermarker:
     return QuickWatermarker()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def node_tester() -> Web3:
+    """A chain for each file: every search in it gets slower with its length."""
     return Web3(EthereumTesterProvider())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def make_house(
     node_tester: Web3, watermarker: DualWatermarker, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., House]:
@@ -185,7 +186,7 @@ def make_house(
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_house(make_house: Callable[..., House]) -> House:
     return make_house()
 
@@ -207,7 +208,7 @@ class Done:
     dicom: MarkResult
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def done(
     make_house: Callable[..., House], watermarker: DualWatermarker, tmp_path_factory: pytest.TempPathFactory
 ) -> Done:

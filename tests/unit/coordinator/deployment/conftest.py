@@ -41,7 +41,7 @@ class Consortium:
 MakeConsortium = Callable[..., Consortium]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def coordinator_tester() -> Web3:
     return Web3(EthereumTesterProvider())
 
