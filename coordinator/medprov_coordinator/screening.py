@@ -50,10 +50,11 @@ class Limits:
     min_cosine: float | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("max_examples", 1), ("examples_factor", 1.0), ("norm_factor", 1.0), ("relative_norm", 0.0)):
-            value = getattr(self, name)
-            if not (value > 0 and value >= low):
-                raise SettingsError(f"{name.replace('_', '-')} is {value}: choose a value from {low:g}")
+        for name in ("max_examples", "examples_factor", "norm_factor"):
+            if not getattr(self, name) >= 1:
+                raise SettingsError(f"{name.replace('_', '-')} is {getattr(self, name)}: choose a value from 1")
+        if not self.relative_norm > 0:
+            raise SettingsError(f"relative-norm is {self.relative_norm}: choose a value above 0")
         if self.min_cosine is not None and not -1 <= self.min_cosine <= 1:
             raise SettingsError(f"min-cosine is {self.min_cosine}: choose a value from -1 to 1")
 

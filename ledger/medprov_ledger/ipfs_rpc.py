@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
-import json
 import re
 import secrets
 import socket
@@ -269,7 +268,7 @@ class Session:
         if 300 <= status < 400:
             raise self._failed(f"it redirects (HTTP {status}), which is never followed; correct store.api")
         try:
-            said = _decoded(answer)
+            said = nesting.decode(answer, DEEPEST)
             reason = _shown(said["Message"]) if isinstance(said["Message"], str) else ""
         except (ValueError, KeyError, TypeError, RecursionError):
             reason = ""
@@ -286,7 +285,7 @@ class Session:
         """
         answer = self.post(command, arguments, upload=upload)
         try:
-            said = _decoded(answer)
+            said = nesting.decode(answer, DEEPEST)
         except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):
@@ -322,11 +321,6 @@ def _form(upload: bytes) -> tuple[dict[str, str], Iterator[bytes]]:
         yield tail
 
     return headers, pieces()
-
-
-def _decoded(answer: bytes) -> Any:
-    nesting.check(answer, DEEPEST)
-    return json.loads(answer)
 
 
 def _shown(text: str) -> str:

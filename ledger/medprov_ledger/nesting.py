@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 _STRING = re.compile(rb'"(?:[^"\\]+|\\.?)*+(?:"|\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -23,3 +25,15 @@ def check(data: bytes, deepest: int) -> None:
         depth += 1 if bracket in b"[{" else -1
         if depth > deepest:
             raise ValueError(f"nested deeper than {deepest} levels")
+
+
+def decode(data: bytes, deepest: int) -> Any:
+    """The value of JSON that is nested no deeper than `deepest`.
+
+    Raises
+    ------
+    ValueError
+        Deeper, or no JSON.
+    """
+    check(data, deepest)
+    return json.loads(data)

@@ -223,17 +223,12 @@ class RemoteSigner:
         if status in (401, 403):
             raise SignerRefusedError(f"{self._shown}: does not let this hospital in (HTTP status {status})")
         try:
-            answer = _decoded(body) if len(body) <= LARGEST else None
+            answer = nesting.decode(body, DEEPEST) if len(body) <= LARGEST else None
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict) or not {"result", "error"} & set(answer):
             raise TamperedError(f"{self._shown}: does not speak JSON-RPC (HTTP status {status}); correct the address")
         return answer
-
-
-def _decoded(body: bytes) -> object:
-    nesting.check(body, DEEPEST)
-    return json.loads(body)
 
 
 def as_signer(account: Account) -> Signer:

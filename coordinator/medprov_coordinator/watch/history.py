@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from typing import Any
 
 from medprov_coordinator import audit_log
 from medprov_coordinator.audit_log import GENESIS, Entry, Scanner
+from medprov_coordinator.watch.regular_file import open_regular
 
 TAIL = 200
 """Lines at the end of the log that are kept for showing."""
@@ -112,11 +111,8 @@ class HistoryReader:
         unfinished line may go.
         """
         try:
-            # a pipe under this name keeps nobody waiting
-            with open(self.path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
+            with open_regular(self.path) as stream:
                 status = os.fstat(stream.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise OSError(errno.EINVAL, "is no regular file")
                 mark = (status.st_ino, status.st_size, status.st_mtime_ns)
                 if mark == self._mark:
                     return self.history, []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,11 +14,10 @@ from medprov_coordinator.audit_log import FILE, Entry
 from medprov_coordinator.errors import SettingsError
 from medprov_coordinator.watch.history import History, HistoryReader
 from medprov_coordinator.watch.records import DEPTH, LIMIT, NAME, WHOLE, Figures, RoundRecord, parse_record
+from medprov_coordinator.watch.regular_file import open_regular
 from medprov_ledger import nesting
 
 Stamp = tuple[int, int, int]
-NO_FILE = "is no regular file"
-"""A pipe would keep its reader waiting for ever."""
 
 
 @dataclass
@@ -197,12 +195,10 @@ class RunFolder:
             return nowhere, "no record of a round; it is left out"
         try:
             status = file.stat()
-            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                return nowhere, NO_FILE
             stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
             if (known := self._records.get(file.name)) is not None and known[0] == stamp:
                 return known
-            with open(file.path, "rb") as stream:
+            with open_regular(file.path) as stream:
                 data = stream.read(LIMIT + 1)
             if len(data) > LIMIT:
                 return stamp, f"larger than {LIMIT // 2**20} MiB; it is left out"
@@ -217,11 +213,8 @@ class RunFolder:
 
     def _read_state(self, problems: list[str]) -> Mapping[str, Any]:
         try:
-            path = self.path / "state.json"
-            if path.exists() and not (path.is_file() or path.is_dir()):
-                problems.append(f"state.json: {NO_FILE}")
-                return {}
-            data = path.read_bytes()
+            with open_regular(self.path / "state.json") as stream:
+                data = stream.read()
             nesting.check(data, DEPTH)
             value = json.loads(data.decode("utf-8"))
             if isinstance(value, dict):

@@ -88,8 +88,8 @@ def test_pipes_keep_nobody_waiting(folder: Path) -> None:
     run = RunFolder(folder).refresh()
     assert len(run.rounds) == 3
     assert run.problems == (
-        "rounds/000007.json: is no regular file",
-        "state.json: is no regular file",
+        "rounds/000007.json: cannot be read: is no regular file",
+        "state.json: cannot be read: is no regular file",
         f"{FILE}: line 1 cannot be read: is no regular file",
     )
 
