@@ -255,12 +255,16 @@ def _offline() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_end() -> Iterator[None]:
-    """After Ctrl-C the engine's threads would log tracebacks of workers that have ended as they should."""
+    """The process's signal handlers are left as they were, and after Ctrl-C no tracebacks of workers are logged.
+
+    The engine puts a handler of its own for SIGTERM and leaves it; its threads log workers that have ended as they
+    should.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     interrupted = threading.Event()
-    former = signal.getsignal(signal.SIGINT)
+    former, former_end = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
     def wanted(record: logging.LogRecord) -> bool:
         return not interrupted.is_set()
@@ -278,6 +282,7 @@ def _quiet_end() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, former)
+        signal.signal(signal.SIGTERM, former_end)
         if not interrupted.is_set():
             logger.removeFilter(wanted)
 

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import signal
+import sys
 import threading
 
 import flwr.simulation
@@ -113,6 +114,20 @@ def test_an_engine_that_breaks_is_one_error(monkeypatch):
     engine(monkeypatch, lambda app, count: None)
     with pytest.raises(EngineError, match="before the run has ended"):
         run_simulated(server(lambda grid, context: None), ClientApp(), NODES)
+
+
+def test_the_engine_s_own_end_handler_does_not_stay(monkeypatch):
+    def behave(app, count):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        serve(app, count)
+
+    engine(monkeypatch, behave)
+    before = signal.getsignal(signal.SIGTERM)
+    run_simulated(server(lambda grid, context: None), ClientApp(), NODES)
+    try:
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_after_an_interrupt_the_engine_s_errors_are_not_logged(monkeypatch, caplog):
