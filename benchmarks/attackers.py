@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks import learning
+from medprov_coordinator.run_config import RunConfig
 from medprov_watermark import carriers as cr
 from medprov_watermark.payload import Payload, encode
 from medprov_watermark.training import exchange as ex
@@ -60,6 +61,7 @@ class Plan:
     db: tuple[float, ...] = (38.0, 40.0)
     """PSNRs that judged pictures are marked at, before rounding."""
     seed: int = 0
+    optimiser: str = RunConfig.optimiser
 
 
 TARGET = Payload.from_data(b"not your own")
@@ -132,6 +134,8 @@ class Members:
     plan: Plan
     limit: float
     known: dict[tuple[bytes, int, int], Deltas] = field(default_factory=dict)
+    moments: ex.Arrays | None = None
+    """Of this round, where the federation shares them."""
 
     def hostile(self, member: int) -> bool:
         """Whether a member attacks."""
@@ -142,7 +146,7 @@ class Members:
         p = self.plan
         settings = learning.settings(p.rounds * p.steps, p.batch, p.rate, p.seed)
         progress = {**TASK.begin(settings), "step": float((number - 1) * p.steps)}
-        return Work(settings, p.steps, progress, work_seed(p.seed, number, str(member)))
+        return Work(settings, p.steps, progress, work_seed(p.seed, number, str(member)), moments=self.moments)
 
     def honest(self, number: int, member: int, weights: ex.Arrays) -> Deltas:
         """What an honest member sends; trained once for each set of weights."""
@@ -162,6 +166,8 @@ class Members:
         if self.attack == "stale model":
             # What it trained in the first round, as it would be now: takes all others' work back.
             first = self.honest(1, member, self.start)
+            if self.moments is not None:
+                return first
             return {n: np.asarray(self.start[n] + first[n] - weights[n]) for n in weights}
         if self.attack in ("sign flip", "scaling"):
             factor = -10 if self.attack == "sign flip" else 20

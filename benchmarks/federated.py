@@ -1,15 +1,16 @@
 """Hospitals with one modality each: federated against local-only against pooled training.
 
     python -m benchmarks.federated [--hospitals 3 5] [--seeds 0 1] [--json FILE] [--out DIR] [--plots DIR]
-        [--images DIR] [--quick]
+        [--images DIR] [--optimiser own] [--rule mixed] [--rounds 8] [--steps 10] [--quick]
 
 All start from the same random networks and make the same number of optimiser steps. A hospital sees ``batch`` pictures
 a step, alone or in the federation; pooled training sees in each step as many as all hospitals together. Local and
 pooled training keep their optimiser from the first step to the last, as anybody would who need not share; in the
-federation it begins anew in every round. The federation is the real ServerApp with the default configuration over the
-hospitals' real ClientApp. Judged are held-back pictures of every modality: PSNR and the share of payloads that are read
-exactly through a fixed battery, at several strengths of the mark. Everything is repeated with other networks,
-payloads and order of pictures; figures are means over the repetitions, and the worst one is named.
+federation it begins anew in every round, unless ``--optimiser shared``. The federation is the real ServerApp over the
+hospitals' real ClientApp, with the default configuration but for these options. Judged are held-back pictures of every
+modality: PSNR and the share of payloads that are read exactly through a fixed battery, at several strengths of the
+mark. Everything is repeated with other networks, payloads and order of pictures; figures are means over the
+repetitions, and the worst one is named.
 
 Every finished training is kept in ``--out``; a run in that folder goes on where the last one ended.
 """
@@ -31,11 +32,13 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks import learning
+from medprov_coordinator.aggregation import RULES
 from medprov_coordinator.run import run_federation
 from medprov_coordinator.run_config import RunConfig
 from medprov_node import client_app
 from medprov_watermark.training import exchange as ex
 from medprov_watermark.training.loop import Settings, Trainer
+from medprov_watermark.training.moments import OPTIMISERS
 from medprov_watermark.training.pictures import load_pictures
 from medprov_watermark.training.tasks.base import own_randomness
 from medprov_watermark.training.tasks.watermark import TASK, model_of
@@ -56,6 +59,8 @@ class Plan:
     judged: int = 8
     db: tuple[float, ...] = (38.0, 40.0, 42.0, 44.0)
     seeds: tuple[int, ...] = (0, 1, 2)
+    optimiser: str = RunConfig.optimiser
+    rule: str = RunConfig.rule
 
 
 Weights = dict[str, ex.Float32]
@@ -115,7 +120,14 @@ def trainings(
     beginning.write_bytes(ex.to_safetensors(start))
 
     def federated() -> Weights:
-        config = RunConfig(rounds=plan.rounds, local_steps=plan.steps, settings=settings, evaluate=False)
+        config = RunConfig(
+            rounds=plan.rounds,
+            local_steps=plan.steps,
+            settings=settings,
+            evaluate=False,
+            optimiser=plan.optimiser,
+            rule=plan.rule,
+        )
         nodes = [{"images": str(own)} for own in folders]
         return dict(
             run_federation(client_app.app, nodes, config, initial=beginning, folder=kept_in / "federated").weights
@@ -222,7 +234,6 @@ def measure(
         "plan": vars(plan),
         "source": "folder" if images else "generated",
         "battery": list(learning.BATTERY),
-        "rule": RunConfig().rule,
         "federations": [federation(count, plan, images, out, part) for count in hospitals],
     }
 
@@ -232,6 +243,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hospitals", type=int, nargs="+", default=[3, 5, 10])
     parser.add_argument("--seeds", type=int, nargs="+", default=Plan.seeds)
+    parser.add_argument("--optimiser", choices=OPTIMISERS, default=Plan.optimiser, help="of the federation")
+    parser.add_argument("--rule", choices=RULES, default=Plan.rule)
+    parser.add_argument("--rounds", type=int, default=Plan.rounds)
+    parser.add_argument("--steps", type=int, default=Plan.steps, help="of each hospital in a round")
     parser.add_argument("--images", type=Path, help="folders of pictures, one per modality; default: generated ones")
     parser.add_argument("--out", type=Path, help="folder for results and pictures; an interrupted run goes on from it")
     parser.add_argument("--plots", type=Path, help="folder for federated.png")
@@ -240,8 +255,9 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    short = Plan(rounds=2, steps=1, batch=2, pictures=4, judged=1, db=(38.0,), seeds=(0,))
-    plan = short if args.quick else Plan(seeds=tuple(args.seeds))
+    way = {"optimiser": args.optimiser, "rule": args.rule}
+    short = Plan(rounds=2, steps=1, batch=2, pictures=4, judged=1, db=(38.0,), seeds=(0,), **way)
+    plan = short if args.quick else Plan(rounds=args.rounds, steps=args.steps, seeds=tuple(args.seeds), **way)
     with tempfile.TemporaryDirectory() as temporary:
         chosen = [3] if args.quick else args.hospitals
         report = measure(chosen, plan, args.images, args.out or Path(temporary))

@@ -1,13 +1,13 @@
 """What dishonest members can do: our strategy and those that Flower ships, in one harness from one start.
 
     python -m benchmarks.poisoning [--json FILE] [--out DIR] [--images DIR] [--seeds 0 1] [--minutes N] [--plots DIR]
-        [--quick]
+        [--optimiser own] [--rounds 6] [--steps 5] [--quick]
 
 Ten hospitals, two to a modality, train small networks for some rounds; up to four of them attack. Each strategy is
 Flower's own class or ours with the default configuration, over the in-process Grid, with the same pictures, the same
 start and the same training at honest members. Judged is the share of payloads that the global model carries exactly
 through a fixed battery, on pictures that nobody trained on; for the backdoor also how often pictures with the trigger
-read as the attacker's payload.
+read as the attacker's payload. With ``--optimiser shared`` ours alone is run, because nobody else has one.
 
 Attackers know everything: the honest updates of the round and the strategy's limits. Results are kept one by one in
 ``--out``; a run in that folder goes on where the last one ended, or was told to by ``--minutes``.
@@ -45,6 +45,7 @@ from medprov_coordinator.screening import Limits
 from medprov_coordinator.strategy import to_record
 from medprov_node import client_app
 from medprov_watermark.training import exchange as ex
+from medprov_watermark.training.moments import OPTIMISERS
 from medprov_watermark.training.tasks.watermark import TASK, model_of
 
 OURS = "medprov"
@@ -88,6 +89,8 @@ def behind_ours(members: Members) -> ClientApp:
         assignment = ex.Assignment.from_config(message.content.config_records[ex.ASSIGNMENT])
         record = message.content.array_records[ex.ARRAYS]
         weights = {name: np.asarray(record[name].numpy()) for name in sorted(record)}
+        if (shared := message.content.array_records.get(ex.MOMENTS)) is not None:
+            members.moments = {name: np.asarray(shared[name].numpy()) for name in sorted(shared)}
         if not members.hostile(member):
             reply: Message = client_app.app(message, context)
             sent = reply.content.array_records[ex.ARRAYS]
@@ -139,6 +142,7 @@ def run_ours(members: Members, start: Path, **changes: Any) -> dict[str, ex.Floa
         local_steps=p.steps,
         settings=members.work(1, 0).settings,
         evaluate=False,
+        optimiser=p.optimiser,
         **changes,
     )
     nodes = [{"images": str(folder)} for folder in members.folders]
@@ -355,6 +359,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folders of pictures, one per modality; default: generated ones")
     parser.add_argument("--out", type=Path, help="folder for results and pictures; an interrupted run goes on from it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="networks and payloads; default: 0")
+    parser.add_argument("--optimiser", choices=OPTIMISERS, default=Plan.optimiser, help="of our federation")
+    parser.add_argument("--rounds", type=int, default=Plan.rounds)
+    parser.add_argument("--steps", type=int, default=Plan.steps, help="of each hospital in a round")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further case after this time")
     parser.add_argument("--plots", type=Path, help="folder for poisoning.png")
     parser.add_argument("--json", type=Path)
@@ -362,9 +369,13 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    plan = Plan(rounds=1, steps=1, pictures=4, judged=1) if args.quick else Plan(seed=args.seeds[0])
+    plan = Plan(rounds=args.rounds, steps=args.steps, seed=args.seeds[0], optimiser=args.optimiser)
+    if args.quick:
+        plan = replace(plan, rounds=1, steps=1, pictures=4, judged=1)
     with tempfile.TemporaryDirectory() as temporary:
         chosen = cases(args.quick, args.seeds)
+        if args.optimiser == "shared":
+            chosen = [case for case in chosen if case[0] == OURS]
         report = measure(plan, chosen, args.images, args.out or Path(temporary), seconds=60 * args.minutes)
     print(summary(report))
     if args.json:

@@ -103,6 +103,8 @@ class State:
         Id of the federation whose rounds these are, hexadecimal; empty without a chain.
     pending : tuple of PendingAnchor
         Accepted rounds that wait for their anchor, oldest first, without a gap; the last one is round `number`.
+    moments : str
+        Hash of the moments of the optimiser, hexadecimal; empty where the hospitals do not share one.
     """
 
     number: int
@@ -112,6 +114,7 @@ class State:
     best: float | None = None
     federation: str = ""
     pending: tuple[PendingAnchor, ...] = ()
+    moments: str = ""
 
 
 class CheckpointFolder:
@@ -139,17 +142,31 @@ class CheckpointFolder:
         CheckpointError
             Absent, damaged, or not the weights of that hash.
         """
-        path = self.model_path(model)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}; {_ADVICE}") from error
-        return check_model(data, bytes.fromhex(model), str(path))
+        return _load(self.model_path(model), model)
 
     def model_bytes(self, model: str) -> bytes:
         """Bytes of a set of weights, with their hash checked; errors as for `load_model`."""
         self.load_model(model)
         return self.model_path(model).read_bytes()
+
+    def moments_path(self, moments: str) -> Path:
+        """File of the optimiser's moments."""
+        return self.path / "moments" / f"{moments}.safetensors"
+
+    def save_moments(self, data: bytes, moments: str) -> None:
+        """Write moments under their hash."""
+        write_atomic(self.moments_path(moments), data)
+
+    def load_moments(self, moments: str) -> dict[str, ex.Float32]:
+        """Read moments and check their hash; errors as for `load_model`."""
+        return _load(self.moments_path(moments), moments)
+
+    def drop_moments(self, keep: str) -> None:
+        """Remove all moments but those that the state names: only the last ones are ever needed."""
+        for path in self.moments_path(keep).parent.glob("*.safetensors"):
+            if path != self.moments_path(keep):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def prune(self, keep: Collection[str], newest: int) -> None:
         """Remove the weights of rounds that are `KEPT` or more behind the newest, except some.
@@ -268,7 +285,7 @@ class CheckpointFolder:
                     stream.truncate(0)
                     stream.write(str(os.getpid()))
                     stream.flush()
-                for folder in (self.path, self.path / "models", self.path / "rounds", self.path / "refused"):
+                for folder in (self.path, *(self.path / name for name in ("models", "moments", "rounds", "refused"))):
                     for rest in folder.glob(f".*{_PART}"):
                         rest.unlink(missing_ok=True)
                 yield
@@ -290,6 +307,8 @@ def _check(state: State) -> None:
     counts = (state.number, state.attempts)
     if not all(type(count) is int for count in counts) or not 0 <= state.number <= state.attempts < _LARGEST:
         raise ValueError("figures that no run leaves")
+    if state.moments and _sizes(state.moments) != {32}:
+        raise ValueError("no hash of moments")
     if _sizes(state.model) != {32} or not isinstance(state.federation, str):
         raise ValueError("no hash of weights, or no id of a federation")
     if not all(map(_is_figure, state.progress.values())) or not (state.best is None or _is_figure(state.best)):
@@ -307,6 +326,14 @@ def _check(state: State) -> None:
 
 def _is_figure(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _load(path: Path, name: str) -> dict[str, ex.Float32]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}; {_ADVICE}") from error
+    return check_model(data, bytes.fromhex(name), str(path))
 
 
 def check_model(data: bytes, model: bytes, source: str) -> dict[str, ex.Float32]:

@@ -59,6 +59,8 @@ def find_start(
             attempts=max(state.attempts, known),
             model=last.model_hash.hex(),
             best=state.best if state.number else None,
+            # the other coordinator's are not known
+            moments="",
         )
     return state, weights
 

@@ -55,7 +55,8 @@ class Event:
     kind : str
         ``started``, ``resumed``, ``absent`` (fewer hospitals than the quorum), ``members`` (the chain does not answer,
         the last list is used), ``asked``, ``screened``, ``refused``, ``aggregated``, ``saved``, ``pending`` (a round
-        waits for its anchor), ``anchored``, ``round``, ``finished``.
+        waits for its anchor), ``anchored``, ``round``, ``finished``,
+        ``moments`` (those of the optimiser begin anew).
     number : int
         Rounds accepted so far; of ``anchored`` and ``pending`` the round that it is about.
     attempt : int
@@ -128,6 +129,8 @@ class RoundReport:
         Merkle root of the updates' leaves, hexadecimal.
     task, encoding : str
         What was trained, and how updates were sent.
+    moments : str
+        Hash of the optimiser's moments after the round, hexadecimal; empty where each hospital has its own.
     sites : mapping of int to mapping
         Each hospital's figures of the accepted model on its held-back pictures, by node.
     bytes_down, bytes_up : int
@@ -158,6 +161,7 @@ class RoundReport:
     cid: str
     task: str = "watermark"
     encoding: str = "float32"
+    moments: str = ""
     sites: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
@@ -186,6 +190,7 @@ class RoundReport:
             "audit": self.audit,
             "task": self.task,
             "encoding": self.encoding,
+            "moments": self.moments,
             "sites": {str(node): dict(found) for node, found in self.sites.items()},
             "bytes_down": self.bytes_down,
             "bytes_up": self.bytes_up,

@@ -15,6 +15,7 @@ from medprov_coordinator.screening import Limits
 from medprov_watermark.errors import WatermarkError
 from medprov_watermark.training import encoding as encodings
 from medprov_watermark.training import tasks
+from medprov_watermark.training.moments import OPTIMISERS
 from medprov_watermark.training.tasks.base import Task, TaskSettings
 from medprov_watermark.training.tasks.watermark import DEFAULT
 
@@ -59,6 +60,9 @@ class RunConfig:
         See `probe.Probe`; None takes the task's own.
     probe_db : float
         PSNR that the probe's pictures are marked at, where the task marks.
+    optimiser : str
+        ``own``: each hospital's begins anew in every round. ``shared``: all go on from the same moments, see
+        `medprov_watermark.training.moments`; for many unlike hospitals, with many short rounds.
     encoding : str
         How hospitals send their updates, see `medprov_watermark.training.encoding`.
     feedback : bool
@@ -88,12 +92,15 @@ class RunConfig:
     probe_tolerance: float | None = None
     probe_db: float = 40.0
     evaluate: bool = True
+    optimiser: str = "own"
     encoding: str = "float32"
     feedback: bool = True
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
 
     def __post_init__(self) -> None:
         check_rule(self.rule)
+        if self.optimiser not in OPTIMISERS:
+            raise SettingsError(f"optimiser '{self.optimiser}' is unknown: choose one of {', '.join(OPTIMISERS)}")
         try:
             encodings.check(self.encoding)
             checked = self.learning.settings(self.learning.flat(self.settings))
@@ -207,6 +214,7 @@ _OWN = (
     "probe_pictures",
     "probe_db",
     "evaluate",
+    "optimiser",
     "encoding",
     "feedback",
 )

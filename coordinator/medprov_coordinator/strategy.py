@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
+from numpy.typing import NDArray
 
 from medprov_coordinator.aggregation import Aggregate, aggregate, apply
 from medprov_coordinator.anchoring import rounds_text, settle, waiting_text
@@ -36,6 +39,7 @@ from medprov_ledger import cid
 from medprov_ledger.errors import ChainError
 from medprov_ledger.merkle import root as merkle_root
 from medprov_watermark.training import exchange as ex
+from medprov_watermark.training.moments import begin, moved, sizes
 from medprov_watermark.training.tasks.base import SCORE
 
 log = logging.getLogger("medprov.coordinator")
@@ -63,6 +67,7 @@ class _Candidate:
     arrays: dict[str, ex.Float32]
     screened: Screened
     merged: Aggregate
+    moments: dict[str, ex.Float32]
 
 
 SHORTER = (0.5, 0.25)
@@ -87,6 +92,8 @@ class GatedStrategy(Strategy):
         Where the run stands; after `start` the final state.
     weights : dict of str to float32 array
         The last accepted weights.
+    moments : dict of str to float32 array
+        Of the optimiser that the hospitals share; empty where each has its own.
     reports : list of RoundReport
         Rounds accepted by this call of `start`.
     resumed_from : int
@@ -110,6 +117,7 @@ class GatedStrategy(Strategy):
             self.task.probe(config.training, config.probe_pictures, config.probe_db), config.tolerance
         )
         self.weights: dict[str, ex.Float32] = {}
+        self.moments: dict[str, ex.Float32] = {}
         self.state = State(0, 0, "00" * 32, {})
         self.reports: list[RoundReport] = []
         self.resumed_from = 0
@@ -296,6 +304,7 @@ class GatedStrategy(Strategy):
     ) -> RoundReport:
         data = ex.to_safetensors(candidate.arrays)
         model = ex.model_hash(candidate.arrays).hex()
+        moments = ex.model_hash(candidate.moments).hex() if self._shared else ""
         updates = candidate.screened.accepted
         probe = self._probed
         report = RoundReport(
@@ -314,6 +323,7 @@ class GatedStrategy(Strategy):
             root=merkle_root([u.leaf for u in updates]).hex(),
             task=self.task.name,
             encoding=self.config.encoding,
+            moments=moments,
             sites=self._sites,
             bytes_down=self._bytes_down,
             bytes_up=self._bytes_up,
@@ -330,13 +340,17 @@ class GatedStrategy(Strategy):
             progress=self._advance(updates),
             best=probe[SCORE] if self.state.best is None else max(self.state.best, probe[SCORE]),
             pending=() if self.services.anchor is None else (*self.state.pending, waiting),
+            moments=moments,
         )
         if self.folder:
             self.folder.save_model(data, model)
+            if moments:
+                self.folder.save_moments(ex.to_safetensors(candidate.moments), moments)
             self.folder.save_record(report.number, report.record())
             self.folder.save_state(state)
-        self.state, self.weights = state, candidate.arrays
+        self.state, self.weights, self.moments = state, candidate.arrays, candidate.moments
         if self.folder:
+            self.folder.drop_moments(moments)
             self._event("saved", f"round {report.number} written to {self.folder.path}")
         elif state.pending:
             self._unpublished[model] = data
@@ -403,6 +417,7 @@ class GatedStrategy(Strategy):
             raise CheckpointError(f"model {self.state.model[:16]} cannot be trained on: {objection}")
         if self.state.best is None:
             self.state = replace(self.state, best=found[SCORE])
+        self._begin_moments()
         if self.folder:
             self.folder.save_model(ex.to_safetensors(self.weights), self.state.model)
             self.folder.save_state(self.state)
@@ -411,6 +426,17 @@ class GatedStrategy(Strategy):
             self._members = self.services.members()
         kind = "resumed" if self.state.number else "started"
         self._event(kind, f"round {self.state.number}, model {self.state.model[:16]}", {"probe": found})
+
+    def _begin_moments(self) -> None:
+        """Those that the folder holds for this state, or none yet: then the next round's are the first."""
+        if not self._shared:
+            self.state = replace(self.state, moments="")
+        elif self.state.moments and self.folder:
+            self.moments = self.folder.load_moments(self.state.moments)
+        else:
+            self.moments = begin(self.weights)
+            if self.state.number:
+                self._event("moments", f"those of round {self.state.number} are not here: the optimiser begins anew")
 
     # Flower's four steps
 
@@ -426,17 +452,19 @@ class GatedStrategy(Strategy):
             base=assignment.base,
             federation=assignment.federation,
             shapes=ex.shapes_of(self.weights),
-            base_norm=float(np.linalg.norm(flatten(self.weights))),
+            # no gradient is too large for Adam, which divides by what it is used to
+            base_norm=math.inf if self._shared else float(np.linalg.norm(flatten(self.weights))),
             nodes=frozenset(nodes),
             members=members,
             metrics=self.task.metrics,
             encoding=self.config.encoding,
         )
         order = ConfigRecord(dict(assignment.to_config()))
+        shared = {ex.MOMENTS: to_record(self.moments)} if self._shared else {}
         self._event("asked", f"round {server_round}: {len(nodes)} nodes asked")
         messages = []
         for node in nodes:
-            content = RecordDict({ex.ARRAYS: arrays, ex.ASSIGNMENT: order, **self._orders(node)})
+            content = RecordDict({ex.ARRAYS: arrays, **shared, ex.ASSIGNMENT: order, **self._orders(node)})
             messages.append(grid.create_message(content, MessageType.TRAIN, node, str(server_round)))
         return messages
 
@@ -467,11 +495,14 @@ class GatedStrategy(Strategy):
             return None, None
         if merged.note:
             log.warning("round %d: %s", server_round, merged.note)
+        moments = self.moments
+        if self._shared:
+            merged, moments = self._stepped(merged)
         arrays = apply(self.weights, merged.deltas)
         if not all(np.isfinite(array).all() for array in arrays.values()):
             self._refusal = "the sum of weights and updates is not finite"
             return None, None
-        self._candidate = _Candidate(arrays, screened, merged)
+        self._candidate = _Candidate(arrays, screened, merged, moments)
         self._event("aggregated", f"round {server_round}: {merged.rule} of {len(merged.nodes)} updates")
         metrics = {name: _mean(screened.accepted, name) for name in self.task.figures if name in self.task.metrics}
         metrics[ex.NUM_EXAMPLES] = float(sum(u.metrics[ex.NUM_EXAMPLES] for u in screened.accepted))
@@ -525,7 +556,18 @@ class GatedStrategy(Strategy):
     def _merge(self, updates: tuple[Update, ...]) -> Aggregate | str:
         """One difference out of the accepted updates, or why there is none."""
         c = self.config
-        return aggregate(updates, c.rule, trim=c.trim, attackers=c.attackers, step=c.server_step)
+        if not self._shared:
+            return aggregate(updates, c.rule, trim=c.trim, attackers=c.attackers, step=c.server_step)
+        units = sizes(self.moments, self.weights)
+        merged = aggregate([_in_units(u, units) for u in updates], c.rule, trim=c.trim, attackers=c.attackers)
+        return replace(merged, deltas={name: units[name] * delta for name, delta in merged.deltas.items()})
+
+    def _stepped(self, merged: Aggregate) -> tuple[Aggregate, dict[str, ex.Float32]]:
+        """The steps that the round's mean gradient makes, and the moments after them."""
+        begun, settings = int(self.state.progress.get("step", 0.0)), self.config.training
+        steps = [partial(self.task.adam, settings, begun + i) for i in range(self.config.local_steps)]
+        deltas, moments = moved(self.weights, self.moments, merged.deltas, steps)
+        return replace(merged, deltas=deltas), moments
 
     def _privacy(self) -> dict[str, Any]:
         """What the record says about privacy."""
@@ -545,7 +587,12 @@ class GatedStrategy(Strategy):
             progress=self.state.progress,
             encoding=self.config.encoding,
             feedback=self.config.feedback,
+            optimiser=self.config.optimiser,
         )
+
+    @property
+    def _shared(self) -> bool:
+        return self.config.optimiser == "shared"
 
     def _known_members(self) -> frozenset[str] | None:
         """Who may sign now; while the chain does not answer, who might when it last did."""
@@ -597,6 +644,11 @@ def _entry(update: Update) -> UpdateEntry:
         leaf=update.leaf.hex(),
         figures=dict(update.metrics),
     )
+
+
+def _in_units(update: Update, units: dict[str, NDArray[np.float64]]) -> Update:
+    deltas = {name: np.asarray(delta / units[name], np.float32) for name, delta in update.deltas.items()}
+    return replace(update, deltas=deltas, norm=float(np.linalg.norm(flatten(deltas))))
 
 
 def _mean(updates: tuple[Update, ...], name: str) -> float:

@@ -4,7 +4,8 @@ Node configuration (``flower-supernode --node-config``): ``images`` (folder), an
 ``medprov-config`` (path of medprov.toml) with ``hospital`` (a name in it); ``device``, ``max-images``, ``threads`` (of
 the processor, 1 unless it is set) and those of :mod:`medprov_node.privacy` are optional.
 
-An answer holds the difference of the weights (trained minus received), the figures, and a receipt that binds them to
+An answer holds the difference of the weights (trained minus received; the mean negative gradient where the federation
+shares its optimiser), the figures, and a receipt that binds them to
 the round, the received weights and the federation. No picture and no file name leaves the hospital: errors go to the
 hospital's own log, the coordinator hears only that there was one.
 """
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from eth_account.messages import encode_defunct
 from eth_account.signers.local import LocalAccount
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
@@ -40,6 +41,7 @@ from medprov_node import privacy as protection
 from medprov_node import secure_aggregation
 from medprov_watermark.training import encoding, secagg, tasks
 from medprov_watermark.training import exchange as ex
+from medprov_watermark.training.moments import OPTIMISERS, check
 from medprov_watermark.training.pictures import MAX_IMAGES
 from medprov_watermark.training.privacy import SECURE, Privacy, withheld
 from medprov_watermark.training.tasks.base import Data, Task, TaskError, Work, work_seed
@@ -247,8 +249,7 @@ def _prepare(message: Message, context: Context) -> _Prepared:
     ):
         if came != known:
             raise TaskError(f"round {assignment.number}: {what} {sorted(came ^ known)[:5]} are known to one side only")
-    record = message.content.array_records[ex.ARRAYS]
-    weights = {name: ex.decode_array(record[name].data, tuple(record[name].shape)) for name in sorted(record)}
+    weights = _arrays(message, ex.ARRAYS)
     if ex.model_hash(weights) != assignment.base:
         raise TaskError(f"round {assignment.number}: the weights are not those that the assignment names")
     limit = context.node_config.get("max-images", MAX_IMAGES)
@@ -256,6 +257,7 @@ def _prepare(message: Message, context: Context) -> _Prepared:
         raise TaskError(f"max-images is {limit}: a number of pictures from 1 up is needed")
     data = task.load(images_folder(context), settings, limit)
     work = Work(
+        moments=_moments(message, assignment, weights),
         settings=settings,
         steps=assignment.steps,
         progress=assignment.progress,
@@ -263,6 +265,24 @@ def _prepare(message: Message, context: Context) -> _Prepared:
         device=str(context.node_config.get("device", "cpu")),
     )
     return _Prepared(assignment, task, weights, data, work)
+
+
+def _moments(
+    message: Message, assignment: ex.Assignment, weights: dict[str, ex.Float32]
+) -> dict[str, ex.Float32] | None:
+    """The federation's moments where the assignment says so; weights that are only to be measured come without."""
+    if assignment.optimiser not in OPTIMISERS:
+        raise TaskError(f"optimiser '{assignment.optimiser}' is unknown: install the coordinator's version")
+    if assignment.optimiser == "own" or message.metadata.message_type != MessageType.TRAIN:
+        return None
+    moments = _arrays(message, ex.MOMENTS)
+    check(moments, weights)
+    return moments
+
+
+def _arrays(message: Message, name: str) -> dict[str, ex.Float32]:
+    record = message.content.array_records[name]
+    return {key: ex.decode_array(record[key].data, tuple(record[key].shape)) for key in sorted(record)}
 
 
 def _label(context: Context, account: LocalAccount | None) -> str:

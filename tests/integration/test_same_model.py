@@ -29,10 +29,10 @@ ALL = RUN.replace("quorum = 2", "quorum = 3")
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("encoding", ["float32", "int8"])
-def test_simulation_gives_the_model_of_the_in_process_run(tmp_path: Path, encoding: str) -> None:
+@pytest.mark.parametrize(("encoding", "optimiser"), [("float32", "own"), ("int8", "shared")])
+def test_simulation_gives_the_model_of_the_in_process_run(tmp_path: Path, encoding: str, optimiser: str) -> None:
     nodes = [{"images": str(pictures(tmp_path / f"images-{h}", h))} for h in range(3)]
-    config = RunConfig.from_flat({**tomllib.loads(ALL)["run"], "encoding": encoding})
+    config = RunConfig.from_flat({**tomllib.loads(ALL)["run"], "encoding": encoding, "optimiser": optimiser})
     here = run_federation(app, nodes, config)
     simulated = run_federation(app, nodes, config, workers=2)
     assert simulated.model_hash == here.model_hash and simulated.number == here.number == 2

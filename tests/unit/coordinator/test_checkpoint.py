@@ -19,7 +19,7 @@ def test_state_comes_back(tmp_path):
     folder = CheckpointFolder(tmp_path / "run")
     assert folder.load_state() is None
     pending = tuple(PendingAnchor(n, MODEL, f"cid{n}", "00" * 32, "11" * 32) for n in (1, 2))
-    state = State(2, 5, MODEL, {"step": 7.0, "db": 35.25}, 0.9, "22" * 32, pending)
+    state = State(2, 5, MODEL, {"step": 7.0, "db": 35.25}, 0.9, "22" * 32, pending, "33" * 32)
     folder.save_state(state)
     assert folder.load_state() == state
 
@@ -51,6 +51,22 @@ def test_one_flipped_bit_and_a_truncated_end_are_refused(tmp_path):
     path.write_bytes(data[:-3])
     with pytest.raises(CheckpointError, match="safetensors"):
         folder.load_model(MODEL)
+
+
+def test_moments_come_back_and_older_ones_go(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    older = ex.model_hash({"x": np.ones(1, np.float32)}).hex()
+    folder.save_moments(ex.to_safetensors({"x": np.ones(1, np.float32)}), older)
+    folder.save_moments(ex.to_safetensors(ARRAYS), MODEL)
+    folder.drop_moments(MODEL)
+    assert [path.stem for path in (tmp_path / "moments").iterdir()] == [MODEL]
+    assert ex.model_hash(folder.load_moments(MODEL)).hex() == MODEL
+    folder.moments_path(MODEL).write_bytes(b"x" * 30)
+    with pytest.raises(CheckpointError, match=r"moments.*not a safetensors file"):
+        folder.load_moments(MODEL)
+    folder.drop_moments("")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        folder.load_moments(MODEL)
 
 
 def test_absent_model_is_named(tmp_path):
@@ -96,6 +112,8 @@ def good(**changes):
         good(progress=None),
         good(progress={"step": "1"}),
         good(surprise=1),
+        good(moments="00"),
+        good(moments=7),
         good(pending=None),
         good(pending=[{}]),
         good(pending=[WAITING, WAITING]),

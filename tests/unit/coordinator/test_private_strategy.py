@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from medprov_coordinator.run_config import RunConfig
 from medprov_coordinator.secure_strategy import SecureStrategy
 from medprov_coordinator.strategy import GatedStrategy
 from medprov_watermark.training import exchange as ex
+from medprov_watermark.training.moments import begin, moved
 from medprov_watermark.training.privacy import add_noise
 
 CLIP, NOISE, DELTA = 0.02, 2.0, 1e-5
@@ -64,6 +66,19 @@ def test_central_is_the_clipped_mean_and_one_noise(kit):
     for name in kit.base:
         assert run.weights[name] == pytest.approx(np.float32(kit.base[name] + noised[name]), abs=1e-7)
     assert any(abs(noised[name] - mean[name]).max() > 1e-3 for name in kit.base)
+
+
+def test_a_shared_optimiser_steps_with_the_noised_mean_and_nothing_else(kit):
+    run = strategy(kit, rounds=1, entropy=Stream(), optimiser="shared")
+    kit.hospitals().run(run)
+    updates = [clipped(kit.deltas(1000 + i), CLIP) for i in range(3)]
+    mean = {name: sum(u[name] for u in updates) / 3 for name in kit.base}
+    noised = add_noise(mean, NOISE * CLIP / 3, Stream())
+    steps = [partial(run.task.adam, run.config.training, i) for i in range(3)]
+    deltas, moments = moved(kit.base, begin(kit.base), noised, steps)
+    assert run.moments.keys() == moments.keys()
+    for name in kit.base:
+        assert run.weights[name] == pytest.approx(np.float32(kit.base[name] + deltas[name]), abs=1e-7)
 
 
 def test_noise_is_never_the_same_by_default(kit):

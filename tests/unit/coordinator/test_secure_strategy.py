@@ -1,6 +1,7 @@
 """Secure aggregation over a grid: the sum is exact, members drop out at every stage, hostile answers cost a round."""
 
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from medprov_node import secure_aggregation as member
 from medprov_node.client_app import receipt
 from medprov_watermark.training import exchange as ex
 from medprov_watermark.training import secagg
+from medprov_watermark.training.moments import begin, moved
 
 CLIP = 0.1
 KEYS, SHARES, TRAIN, UNMASK = f"query.{secagg.KEYS}", f"query.{secagg.SHARES}", "train", f"query.{secagg.UNMASK}"
@@ -145,6 +147,16 @@ def test_the_sum_is_that_of_the_updates(kit):
         "threshold": 4,
     }
     assert run.reports[0].nodes == (101, 102, 103, 104, 105)
+
+
+def test_a_shared_optimiser_steps_with_the_sum(kit):
+    run, hospitals = strategy(kit, optimiser="shared"), Hospitals(kit)
+    hospitals.run(run)
+    mean = {name: sum(hospitals.sent[1, i][name].astype(np.float64) for i in range(5)) / 5 for name in kit.base}
+    steps = [partial(run.task.adam, run.config.training, i) for i in range(3)]
+    deltas, _ = moved(kit.base, begin(kit.base), mean, steps)
+    for name in kit.base:
+        assert run.weights[name] == pytest.approx(np.float32(kit.base[name] + deltas[name]), abs=2e-7)
 
 
 def test_the_coordinator_sees_no_update(kit):

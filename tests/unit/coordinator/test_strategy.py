@@ -5,6 +5,7 @@ import json
 import math
 import os
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,12 +14,15 @@ from flwr.app import Array, Message, RecordDict
 from medprov_coordinator.audit_log import FILE, read
 from medprov_coordinator.checkpoint import KEPT, CheckpointFolder
 from medprov_coordinator.errors import CheckpointError, PendingError, QuorumError, RoundRefusedError, SettingsError
+from medprov_coordinator.grid import InProcessGrid, task_identity
 from medprov_coordinator.round import Services
 from medprov_coordinator.run_config import RunConfig
+from medprov_coordinator.screening import Update
 from medprov_coordinator.strategy import GatedStrategy, to_record
 from medprov_ledger.errors import ChainAwayError, FeeLimitError, RevertedError, SignerAwayError, UnreachableError
 from medprov_ledger.merkle import root, tree, verify
 from medprov_watermark.training import exchange as ex
+from medprov_watermark.training.moments import Adam, begin, moved
 
 
 def config(**changes):
@@ -178,18 +182,19 @@ def final(kit, folder, **more):
     return run.state.model
 
 
+@pytest.mark.parametrize("optimiser", ["own", "shared"])
 @pytest.mark.parametrize("kind", ["asked", "screened", "aggregated", "saved", "round"])
-def test_crash_at_any_event_and_resume_give_the_same_model(kit, tmp_path, kind):
-    undisturbed = final(kit, tmp_path / "whole", rounds=3)
+def test_crash_at_any_event_and_resume_give_the_same_model(kit, tmp_path, kind, optimiser):
+    undisturbed = final(kit, tmp_path / "whole", rounds=3, optimiser=optimiser)
 
     def crash(event):
         if event.kind == kind and event.number >= 1:
             raise KeyboardInterrupt
 
-    broken = strategy(kit, tmp_path / "broken", services=Services(on_event=crash), rounds=3)
+    broken = strategy(kit, tmp_path / "broken", services=Services(on_event=crash), rounds=3, optimiser=optimiser)
     with pytest.raises(KeyboardInterrupt):
         kit.hospitals().run(broken)
-    resumed = strategy(kit, tmp_path / "broken", rounds=3)
+    resumed = strategy(kit, tmp_path / "broken", rounds=3, optimiser=optimiser)
     kit.hospitals().run(resumed)
     assert resumed.resumed_from >= 1
     assert resumed.state.model == undisturbed
@@ -211,6 +216,102 @@ def test_finished_run_does_nothing_more(kit, tmp_path):
     hospitals.run(again)
     assert hospitals.trained == [] and again.state.model == first and again.resumed_from == 2
     assert final(kit, tmp_path, rounds=3) != first
+
+
+def mean_of(kit, attempt):
+    found = [kit.deltas(1000 * attempt + i) for i in range(3)]
+    return {name: sum(d[name].astype(np.float64) for d in found) / 3 for name in kit.base}
+
+
+def test_a_shared_optimiser_makes_the_steps_of_all(kit, tmp_path):
+    run = strategy(kit, tmp_path, optimiser="shared")
+    kit.hospitals().run(run)
+    weights, moments = dict(kit.base), begin(kit.base)
+    for attempt in (1, 2):
+        # three steps a round, each with its own rate
+        steps = [partial(run.task.adam, run.config.training, 3 * (attempt - 1) + i) for i in range(3)]
+        deltas, moments = moved(weights, moments, mean_of(kit, attempt), steps)
+        weights = {name: np.asarray(weights[name] + deltas[name], np.float32) for name in weights}
+    for name in weights:
+        assert run.weights[name] == pytest.approx(weights[name], abs=1e-7)
+    for name in moments:
+        assert run.moments[name] == pytest.approx(moments[name], rel=1e-6)
+    last = ex.model_hash(run.moments).hex()
+    assert run.reports[-1].moments == last == run.state.moments
+    assert json.loads((tmp_path / "rounds" / "000002.json").read_text())["moments"] == last
+    assert [path.stem for path in (tmp_path / "moments").iterdir()] == [last]
+    assert run.reports[-1].bytes_down > 3 * run.reports[-1].bytes_up
+
+
+def test_moments_go_down_to_those_who_train(kit):
+    run, seen = strategy(kit, optimiser="shared"), []
+
+    class Watching(InProcessGrid):
+        def push_messages(self, messages):
+            messages = list(messages)
+            seen.extend((m.metadata.message_type, set(m.content)) for m in messages)
+            return super().push_messages(messages)
+
+    with task_identity():
+        run.start(Watching(kit.hospitals().app, [{}] * 3), to_record(kit.base))
+    assert {kind: names for kind, names in seen} == {
+        "train": {ex.ARRAYS, ex.MOMENTS, ex.ASSIGNMENT},
+        "evaluate": {ex.ARRAYS, ex.ASSIGNMENT},
+    }
+
+
+def test_a_refused_round_leaves_the_moments(kit):
+    probe = kit.probe({1: 0.5, 2: 0.5, 3: 0.5})
+    run = strategy(kit, probe=probe, rounds=1, optimiser="shared")
+    kit.hospitals().run(run)
+    steps = [partial(run.task.adam, run.config.training, i) for i in range(3)]
+    _, once = moved(kit.base, begin(kit.base), mean_of(kit, 2), steps)
+    for name in once:
+        assert run.moments[name] == pytest.approx(once[name], rel=1e-6)
+
+
+def test_a_robust_rule_compares_gradients_in_units_of_what_is_usual(kit):
+    weights = {"a": np.ones(3, np.float32), "b": np.ones(1, np.float32)}
+    run = strategy(kit, rule="mixed", optimiser="shared")
+    run.weights = weights
+    usual = {"a": np.full(3, 100.0), "b": np.full(1, 0.01)}
+    _, run.moments = moved(weights, begin(weights), usual, [lambda name: Adam(0.1)])
+
+    def update(node, a, b):
+        deltas = {"a": np.full(3, a, np.float32), "b": np.full(1, b, np.float32)}
+        norm = float(np.sqrt(3 * a * a + b * b))
+        return Update(node, deltas, 1.0, {}, norm, bytes([node]) * 32, bytes(32), "", b"")
+
+    # the small tensor tells liars from the others, which are alike in the large one
+    honest = [update(i, 100.0 + i, 0.01) for i in range(4)]
+    liar = update(9, 101.0, -0.04)
+    merged = run._merge((*honest, liar))
+    assert merged.rule == "mixed"
+    assert merged.deltas["b"] == pytest.approx([0.01], rel=0.01)
+    assert (merged.deltas["a"] >= 100).all() and (merged.deltas["a"] <= 103).all()
+
+
+def test_damaged_moments_are_refused_and_lost_ones_said(kit, tmp_path):
+    anchor, _, services = chain(kit)
+    final(kit, tmp_path / "a", services=services, optimiser="shared")
+    events = []
+    elsewhere = replace(services, on_event=events.append)
+    kit.hospitals().run(strategy(kit, tmp_path / "b", services=elsewhere, rounds=3, optimiser="shared"))
+    assert [r.number for r in anchor.rounds] == [1, 2, 3]
+    assert [e.text for e in events if e.kind == "moments"] == [
+        "those of round 2 are not here: the optimiser begins anew"
+    ]
+    (kept,) = (tmp_path / "b" / "moments").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match="not those of hash"):
+        final(kit, tmp_path / "b", services=services, rounds=4, optimiser="shared")
+
+
+def test_a_run_that_shares_no_longer_forgets_the_moments(kit, tmp_path):
+    final(kit, tmp_path, optimiser="shared")
+    run = strategy(kit, tmp_path, rounds=3)
+    kit.hospitals().run(run)
+    assert run.state.moments == run.reports[-1].moments == "" and not list((tmp_path / "moments").iterdir())
 
 
 def chain(kit):

@@ -15,6 +15,7 @@ from medprov_node import client_app
 from medprov_watermark.training import encoding
 from medprov_watermark.training import exchange as ex
 from medprov_watermark.training.loop import Settings
+from medprov_watermark.training.moments import begin
 from medprov_watermark.training.tasks.base import TaskError
 from medprov_watermark.training.tasks.watermark import TASK
 
@@ -102,6 +103,7 @@ def test_no_file_name_leaves_the_hospital(weights, folder):
         {"round": 0},
         {"task": "os"},
         {"encoding": "zip"},
+        {"optimiser": "sgd"},
         {"set.more": 1},
         {"at.more": 1.0},
     ],
@@ -117,6 +119,53 @@ def test_weights_that_lie_about_their_size(weights, folder):
     record["log_scale"] = Array("float32", (10**6, 10**6), "numpy.ndarray", record["log_scale"].data)
     with pytest.raises(client_app.RefusedError):
         client_app.app(order, context({"images": str(folder)}))
+
+
+def shared(weights, moments, kind="train"):
+    order = message(weights, kind, optimiser="shared")
+    order.content[ex.MOMENTS] = ArrayRecord({name: Array(np.asarray(array)) for name, array in moments.items()})
+    return order
+
+
+def test_with_shared_moments_the_answer_is_a_gradient(weights, folder):
+    at = {"images": str(folder)}
+    replies = [client_app.app(one, context(at)) for one in (message(weights), shared(weights, begin(weights)))]
+    own, mean = (
+        {n: r.content.array_records[ex.ARRAYS][n].numpy() for n in r.content.array_records[ex.ARRAYS]} for r in replies
+    )
+    assert set(own) == set(mean) == set(weights)
+    # a first step of Adam goes by the sign of the gradient
+    name = "extractor.frequency"
+    sure = np.abs(mean[name]) > 1e-6
+    assert sure.any() and (np.sign(own[name]) == np.sign(mean[name]))[sure].all()
+    assert replies[1].content.config_records[ex.RECEIPT][ex.UPDATE] == ex.model_hash(mean)
+
+
+def test_weights_that_are_only_measured_come_without_moments(weights, folder):
+    order = message(weights, "evaluate", optimiser="shared")
+    assert set(client_app.app(order, context({"images": str(folder)})).content) == {ex.METRICS}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda moments: moments.pop("first.log_scale"),
+        lambda moments: moments.update({"second.log_scale": np.asarray(-1, np.float32)}),
+        lambda moments: moments.update({"first.log_scale": np.asarray(np.nan, np.float32)}),
+        lambda moments: moments.update({"first.log_scale": np.zeros(3, np.float32)}),
+        lambda moments: moments.update({"first.log_scale": np.zeros((), np.float64)}),
+    ],
+)
+def test_moments_that_no_honest_coordinator_sends(weights, folder, spoil):
+    moments = begin(weights)
+    spoil(moments)
+    with pytest.raises(client_app.RefusedError):
+        client_app.app(shared(weights, moments), context({"images": str(folder)}))
+
+
+def test_moments_that_are_announced_and_do_not_come(weights, folder):
+    with pytest.raises(client_app.RefusedError):
+        client_app.app(message(weights, optimiser="shared"), context({"images": str(folder)}))
 
 
 @pytest.mark.parametrize("limit", [0, -1, "many", True])

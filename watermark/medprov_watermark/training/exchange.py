@@ -2,8 +2,8 @@
 
 Both sides import this module, so it names no transport. Weights and updates are float32 arrays by tensor name. A
 model's hash is the SHA-256 of its safetensors file with the tensors in the order of their names; a hospital answers
-with the difference (trained minus received weights), not with weights, so that what is checked is what was sent. What
-is trained is none of this module's business (:mod:`medprov_watermark.training.tasks`).
+with the difference (trained minus received weights) or with a mean gradient, not with weights, so that what is checked
+is what was sent. What is trained is none of this module's business (:mod:`medprov_watermark.training.tasks`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from torch import nn
 
 from medprov_watermark.errors import WatermarkError
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 ARRAYS = "arrays"
 """Record of arrays: weights on the way down, differences on the way up."""
 SCALES = "scales"
 """Record of arrays on the way up where differences come as integers: one array of that name, a step per tensor."""
+MOMENTS = "moments"
+"""Record of arrays on the way down where all share them, see :mod:`medprov_watermark.training.moments`."""
 ASSIGNMENT = "assignment"
 """Record of configuration on the way down."""
 METRICS = "metrics"
@@ -200,6 +202,9 @@ class Assignment:
         How the difference is to be sent, see :mod:`medprov_watermark.training.encoding`.
     feedback : bool
         Whether a hospital adds what the encoding lost to its next difference.
+    optimiser : str
+        ``shared``: moments come with the weights, and a mean gradient is the answer; see
+        :mod:`medprov_watermark.training.moments`.
     """
 
     number: int
@@ -212,6 +217,7 @@ class Assignment:
     progress: Mapping[str, float] = field(default_factory=dict)
     encoding: str = "float32"
     feedback: bool = True
+    optimiser: str = "own"
 
     def to_config(self) -> dict[str, ConfigValue]:
         """Flat form for a configuration record."""
@@ -225,6 +231,7 @@ class Assignment:
             "steps": self.steps,
             "encoding": self.encoding,
             "feedback": self.feedback,
+            "optimiser": self.optimiser,
             **{_SETTING + key: value for key, value in self.settings.items()},
             **{_PROGRESS + key: float(value) for key, value in self.progress.items()},
         }
@@ -266,6 +273,7 @@ class Assignment:
             progress=progress,
             encoding=_text(config, "encoding"),
             feedback=feedback,
+            optimiser=_text(config, "optimiser"),
         )
 
 

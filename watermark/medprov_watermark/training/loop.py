@@ -24,6 +24,7 @@ from medprov_watermark import carriers as cr
 from medprov_watermark.training import attacks
 from medprov_watermark.training.data import augment
 from medprov_watermark.training.discriminator import Discriminator, adversarial, discriminating
+from medprov_watermark.training.moments import Adam
 from medprov_watermark.training.networks import CouplingNetwork, Extractor, straight_through
 from medprov_watermark.training.records import Records
 
@@ -34,7 +35,9 @@ _MOST_ATTACKED = 0.9
 """Share of steps with attacks at the end of the curriculum."""
 _SEARCHED = 0.15
 """Share of groups that the extractor sees as the search for angle and place does."""
-_ADVERSARY_RATE = 2e-4
+DECAY = 1e-4
+ADVERSARY = Adam(rate=2e-4, betas=(0.5, 0.99), decay=0.01)
+"""The discriminator's optimiser."""
 _GROUP = 8
 """Pictures of a batch that meet the same attack."""
 
@@ -55,6 +58,12 @@ class Settings:
     channels: int = 64
     blocks: int = 3
     extractor_blocks: int = 4
+
+
+def rate(settings: Settings, step: int) -> float:
+    """Learning rate of a step: warm-up, then a cosine over the run."""
+    done = min(1.0, step / settings.steps)
+    return settings.rate * min(1, (step + 1) / 200) * (0.5 * (1 + math.cos(math.pi * done)) + 0.01)
 
 
 class Model(nn.Module):
@@ -180,9 +189,11 @@ class Trainer:
         self.model = Model(settings).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model)
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.rate, weight_decay=1e-4)
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.rate, weight_decay=DECAY)
         self.discriminator = Discriminator().to(device)
-        self.adversary = torch.optim.AdamW(self.discriminator.parameters(), lr=_ADVERSARY_RATE, betas=(0.5, 0.99))
+        self.adversary = torch.optim.AdamW(
+            self.discriminator.parameters(), lr=ADVERSARY.rate, betas=ADVERSARY.betas, weight_decay=ADVERSARY.decay
+        )
         self.progress = Progress(db=settings.start_db)
         self.random = random.Random(settings.seed)
         self.accuracy_after: dict[str, float] = {}
@@ -191,13 +202,6 @@ class Trainer:
     def finished(self) -> bool:
         """Whether all steps are done."""
         return self.progress.step >= self.settings.steps
-
-    def rate(self) -> float:
-        """Learning rate: warm-up, then a cosine over the run."""
-        done = min(1.0, self.progress.step / self.settings.steps)
-        return (
-            self.settings.rate * min(1, (self.progress.step + 1) / 200) * (0.5 * (1 + math.cos(math.pi * done)) + 0.01)
-        )
 
     def contested(self) -> bool:
         """Whether the discriminator takes part: in the last phase."""
@@ -210,7 +214,7 @@ class Trainer:
         s, p = self.settings, self.progress
         started = time.perf_counter()
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate()
+            group["lr"] = rate(s, p.step)
         pick = torch.randint(0, len(self.pictures), (s.batch,), device=self.device)
         x = augment(self.pictures[pick], self.random).contiguous(memory_format=torch.channels_last)
         signs = random_values(s.batch, self.device)

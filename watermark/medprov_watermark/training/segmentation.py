@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from medprov_watermark.roi_picture import MULTIPLE
 from medprov_watermark.training.masked import Collection
 
+DECAY = 1e-4
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -111,6 +113,12 @@ class Progress:
     seconds: float = 0.0
 
 
+def rate(settings: Settings, step: int) -> float:
+    """Learning rate of a step: warm-up, then a cosine over the run."""
+    done = min(1.0, step / settings.steps)
+    return settings.rate * min(1, (step + 1) / 50) * (0.5 * (1 + math.cos(math.pi * done)) + 0.005)
+
+
 class Trainer:
     """One training run over a collection of pictures with masks, continued step by step.
 
@@ -128,7 +136,7 @@ class Trainer:
         self.model = Network(settings.widths, len(pictures.kinds), settings.norm).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).eval()
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.rate, weight_decay=1e-4)
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.rate, weight_decay=DECAY)
         self.progress = Progress()
         self.random = random.Random(settings.seed)
         self.accuracy_after: dict[str, float] = {}  # there are no attacks here
@@ -138,19 +146,12 @@ class Trainer:
         """Whether all steps are done."""
         return self.progress.step >= self.settings.steps
 
-    def rate(self) -> float:
-        """Learning rate: warm-up, then a cosine over the run."""
-        done = min(1.0, self.progress.step / self.settings.steps)
-        return (
-            self.settings.rate * min(1, (self.progress.step + 1) / 50) * (0.5 * (1 + math.cos(math.pi * done)) + 0.005)
-        )
-
     def step(self) -> dict[str, float]:
         """One optimiser step; returns its figures."""
         p = self.progress
         started = time.perf_counter()
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate()
+            group["lr"] = rate(self.settings, p.step)
         x, masks, known, kinds = (t.to(self.device) for t in self.pictures.batch(self.settings.batch, self.random))
         self.model.train()
         with torch.autocast(self.device.type, dtype=torch.bfloat16):

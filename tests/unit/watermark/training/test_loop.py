@@ -25,6 +25,7 @@ from medprov_watermark.training.loop import (  # noqa: E402
     embed,
     informed_amplitudes,
     random_values,
+    rate,
     run,
     ssim,
 )
@@ -69,7 +70,7 @@ def test_a_checkpoint_continues_where_it_stood(
         for mine, theirs in ((trainer.model, other.model), (trainer.average, other.average)):
             for a, b in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True):
                 assert torch.equal(a, b)
-        assert other.rate() == trainer.rate()
+        assert rate(other.settings, other.progress.step) == rate(trainer.settings, trainer.progress.step)
         runs.append(timeless(other.step()))
     assert runs[0] == runs[1]
     assert runs[0]["step"] == 2
@@ -168,7 +169,7 @@ def test_the_rate_warms_up_and_falls(trainer: Trainer) -> None:
     rates = []
     for step in (0, 100, 200, 600, 1000, 5000):
         trainer.progress.step = step
-        rates.append(trainer.rate())
+        rates.append(rate(trainer.settings, trainer.progress.step))
     assert rates[0] < rates[1] < rates[2] > rates[3] > rates[4] > 0
     assert rates[4] == rates[5]
 

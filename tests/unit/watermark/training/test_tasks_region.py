@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from medprov_watermark.training import exchange as ex
-from medprov_watermark.training import masked
+from medprov_watermark.training import masked, moments
 from medprov_watermark.training.phantoms import vessels
 from medprov_watermark.training.tasks.base import TaskError, Work
 from medprov_watermark.training.tasks.region import TASK, Settings
@@ -73,6 +73,20 @@ def test_training_changes_the_weights_and_is_repeatable(pictures):
     again = TASK.train(work(), weights, pictures)
     assert ex.model_hash(first.deltas) == ex.model_hash(again.deltas) and first.metrics == again.metrics
     assert ex.model_hash(TASK.train(work(seed=2), weights, pictures).deltas) != ex.model_hash(first.deltas)
+
+
+def test_one_step_from_fresh_moments_is_the_step_of_ones_own_optimiser(pictures):
+    weights = TASK.initial(SMALL)
+    fresh = moments.begin(weights)
+    shared = TASK.train(work(steps=1, moments=fresh), weights, pictures)
+    descent = {name: array.astype(np.float64) for name, array in shared.deltas.items()}
+    deltas, _ = moments.moved(weights, fresh, descent, [lambda name: TASK.adam(SMALL, 0, name)])
+    own = TASK.train(work(steps=1), weights, pictures)
+    assert shared.metrics == own.metrics
+    for name in weights:
+        # a gradient of about nothing has no sure sign, and its first step goes by the sign
+        sure = np.abs(descent[name]) > 1e-5
+        assert deltas[name][sure] == pytest.approx(own.deltas[name][sure], rel=5e-3, abs=1e-7)
 
 
 def test_evaluation(pictures):

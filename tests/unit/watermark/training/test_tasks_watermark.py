@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from medprov_watermark.training import exchange as ex
+from medprov_watermark.training import moments
 from medprov_watermark.training.loop import Model, Settings
 from medprov_watermark.training.phantoms import phantom
 from medprov_watermark.training.pictures import Pictures
@@ -115,6 +116,41 @@ def test_the_discriminator_learns_in_the_last_phase_only(weights, pictures):
 
     assert not moved({**LATE, "step": 2.0})
     assert moved(LATE)
+
+
+@pytest.mark.parametrize("progress", [{**LATE, "step": 2.0}, LATE])
+def test_one_step_from_fresh_moments_is_the_step_of_ones_own_optimiser(weights, pictures, progress):
+    fresh = moments.begin(weights)
+    shared = TASK.train(work(progress=progress, moments=fresh), weights, pictures)
+    descent = {name: array.astype(np.float64) for name, array in shared.deltas.items()}
+    steps = [lambda name: TASK.adam(SMALL, int(progress["step"]), name)]
+    deltas, _ = moments.moved(weights, fresh, descent, steps)
+    own = TASK.train(work(progress=progress), weights, pictures)
+    assert shared.metrics == own.metrics
+    for name in weights:
+        # a gradient of about nothing has no sure sign, and its first step goes by the sign
+        sure = np.abs(descent[name]) > 1e-6
+        assert deltas[name][sure] == pytest.approx(own.deltas[name][sure], rel=2e-3, abs=1e-7)
+
+
+def test_shared_moments_change_the_path_and_not_what_is_left_outside(weights, pictures):
+    own = TASK.train(work(steps=2, moments=moments.begin(weights)), weights, pictures)
+    descent = {name: array.astype(np.float64) for name, array in own.deltas.items()}
+    _, warm = moments.moved(weights, moments.begin(weights), descent, [lambda name: TASK.adam(SMALL, 2, name)] * 2)
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    later = TASK.train(work(steps=2, moments=warm), weights, pictures)
+    assert torch.equal(torch.rand(1), expected)
+    assert ex.model_hash(later.deltas) != ex.model_hash(own.deltas)
+    again = TASK.train(work(steps=2, moments=warm), weights, pictures)
+    assert ex.model_hash(later.deltas) == ex.model_hash(again.deltas)
+
+
+def test_training_that_diverges_is_refused_with_shared_moments(weights, pictures):
+    broken = {name: np.full_like(array, np.nan) for name, array in weights.items()}
+    with pytest.raises(TaskError, match="diverged"):
+        TASK.train(work(moments=moments.begin(weights)), broken, pictures)
 
 
 def test_node_attempt_and_seed_set_the_update_apart():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +17,12 @@ from torch import nn
 
 from medprov_watermark.errors import WatermarkError
 from medprov_watermark.training import exchange as ex
+from medprov_watermark.training.moments import Adam, Descent
 
 Ranges = Mapping[str, tuple[float, float]]
 """Smallest and largest plausible value of every figure."""
+
+Figures = TypeVar("Figures")
 
 SCORE = "score"
 """Figure of a probe that decides about a round; higher is better."""
@@ -68,6 +71,9 @@ class Work:
         Of this hospital and this attempt.
     device : str
         As torch names it.
+    moments : mapping of str to float32 array, or None
+        Of the federation's optimiser, see :mod:`medprov_watermark.training.moments`. None: a hospital's own begins
+        anew.
     """
 
     settings: Any
@@ -75,11 +81,19 @@ class Work:
     progress: Mapping[str, float]
     seed: int
     device: str = "cpu"
+    moments: ex.Arrays | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a hospital answers with: trained minus received weights, and the figures that `Task.metrics` names."""
+    """What a hospital answers with, and the figures that `Task.metrics` names.
+
+    Parameters
+    ----------
+    deltas : dict of str to float32 array
+        Trained minus received weights; with shared moments the mean negative gradient of the steps.
+    metrics : dict of str to float
+    """
 
     deltas: dict[str, ex.Float32]
     metrics: dict[str, float]
@@ -155,6 +169,9 @@ class Task(Protocol):
             Median over the accepted updates of each of `metrics`.
         """
 
+    def adam(self, settings: Any, step: int, tensor: str) -> Adam:
+        """How a step of the run moves a tensor, as this task's own optimiser would."""
+
     def load(self, folder: Path, settings: Any, limit: int) -> Data:
         """Read a hospital's folder; unusable files are skipped, logged and counted.
 
@@ -201,6 +218,50 @@ def own_randomness(seed: int) -> Iterator[None]:
             random.setstate(before)
 
 
+def steps(
+    work: Work,
+    networks: Mapping[str, nn.Module],
+    weights: ex.Arrays,
+    optimisers: Sequence[torch.optim.Optimizer],
+    step: Callable[[], Figures],
+) -> tuple[list[Figures], dict[str, ex.Float32]]:
+    """Make the steps of a round.
+
+    Parameters
+    ----------
+    work : Work
+    networks : mapping of str to Module
+        What is exchanged, by prefix, with the received weights in it.
+    weights : mapping of str to float32 array
+        Received.
+    optimisers : sequence of Optimizer
+        Of these networks.
+    step : callable
+        Makes one step and gives its figures; leaves its gradients where they are.
+
+    Returns
+    -------
+    figures : list
+        Of each step.
+    deltas : dict of str to float32 array
+        See `Trained`.
+
+    Raises
+    ------
+    TaskError
+        The training diverged.
+    """
+    if work.moments is None:
+        figures = [step() for _ in range(work.steps)]
+        return figures, difference(state_of(networks), weights)
+    descent = Descent(networks, optimisers, work.moments)
+    figures = []
+    for _ in range(work.steps):
+        figures.append(step())
+        descent.add()
+    return figures, converged(descent.mean())
+
+
 def difference(after: ex.Arrays, before: ex.Arrays) -> dict[str, ex.Float32]:
     """Trained minus received weights.
 
@@ -210,7 +271,17 @@ def difference(after: ex.Arrays, before: ex.Arrays) -> dict[str, ex.Float32]:
         Not finite.
     """
     # asarray: NumPy turns the difference of arrays without axes into a scalar.
-    deltas = {name: np.asarray(after[name] - before[name]) for name in sorted(after)}
+    return converged({name: np.asarray(after[name] - before[name]) for name in sorted(after)})
+
+
+def converged(deltas: dict[str, ex.Float32]) -> dict[str, ex.Float32]:
+    """What a hospital answers with, if it is finite.
+
+    Raises
+    ------
+    TaskError
+        It is not.
+    """
     if not all(np.isfinite(d).all() for d in deltas.values()):
         raise TaskError("the training diverged: a lower learning rate is needed")
     return deltas

@@ -25,6 +25,7 @@ from medprov_watermark.roi_picture import MULTIPLE, standardised
 from medprov_watermark.training import data as files
 from medprov_watermark.training import exchange as ex
 from medprov_watermark.training import masked, segmentation
+from medprov_watermark.training.moments import Adam
 from medprov_watermark.training.phantoms import vessels
 from medprov_watermark.training.tasks import base
 
@@ -175,6 +176,9 @@ class Region:
     def advance(self, progress: Mapping[str, float], steps: int, reached: Mapping[str, float]) -> dict[str, float]:
         return {"step": progress["step"] + steps}
 
+    def adam(self, settings: Settings, step: int, tensor: str) -> Adam:
+        return Adam(segmentation.rate(settings, step), decay=segmentation.DECAY)
+
     def load(self, folder: Path, settings: Settings, limit: int) -> Pictures:
         if not folder.is_dir():
             raise base.TaskError(f"{folder}: no such folder of images: set 'images' in the node's configuration")
@@ -190,9 +194,8 @@ class Region:
             trainer.progress = segmentation.Progress(step=int(work.progress["step"]))
             torch.manual_seed(work.seed)
             trainer.random = random.Random(work.seed)
-            done = [trainer.step() for _ in range(work.steps)]
+            done, deltas = base.steps(work, {"": trainer.model}, weights, (trainer.optimiser,), trainer.step)
         loss = base.finite([f["region"] + 0.2 * f["kind"] for f in done])
-        deltas = base.difference(ex.state_of(trainer.model), weights)
         return base.Trained(deltas, {ex.LOSS: loss, DICE: done[-1]["dice"], KINDS: done[-1]["kinds right"]})
 
     def evaluate(self, work: base.Work, weights: ex.Arrays, data: Pictures) -> tuple[int, dict[str, float]]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from medprov_watermark.training import exchange as ex
 from medprov_watermark.training.discriminator import Discriminator
 from medprov_watermark.training.evaluation import measure
-from medprov_watermark.training.loop import Model, Progress, Settings, Trainer
+from medprov_watermark.training.loop import ADVERSARY, DECAY, Model, Progress, Settings, Trainer, rate
+from medprov_watermark.training.moments import Adam
 from medprov_watermark.training.phantoms import phantoms
 from medprov_watermark.training.pictures import Pictures, load_pictures
 from medprov_watermark.training.tasks import base
@@ -138,6 +139,11 @@ class Watermark:
             "accuracy": reached[ex.BIT_ACCURACY],
         }
 
+    def adam(self, settings: Settings, step: int, tensor: str) -> Adam:
+        if tensor.startswith(f"{DISCRIMINATOR}."):
+            return ADVERSARY
+        return Adam(rate(settings, step), decay=DECAY)
+
     def load(self, folder: Path, settings: Settings, limit: int) -> Pictures:
         return load_pictures(folder, limit)
 
@@ -156,7 +162,9 @@ class Watermark:
             random.seed(work.seed)
             trainer.random = random.Random(work.seed)
             trainer.model.train()
-            losses = [trainer.step()["loss"] for _ in range(work.steps)]
+            losses, deltas = base.steps(
+                work, networks, weights, (trainer.optimiser, trainer.adversary), lambda: trainer.step()["loss"]
+            )
         loss = base.finite(losses)
         reached = trainer.progress
         figures = {
@@ -165,7 +173,7 @@ class Watermark:
             PROBABILITY: reached.probability,
             TARGET_DB: reached.db,
         }
-        return base.Trained(base.difference(base.state_of(networks), weights), figures)
+        return base.Trained(deltas, figures)
 
     def evaluate(self, work: base.Work, weights: ex.Arrays, data: Pictures) -> tuple[int, dict[str, float]]:
         held = data.held_back[:MEASURED]
