@@ -18,9 +18,9 @@ def federated(data: dict[str, Any], table: Table) -> list[str]:
     plan = data["plan"]
     lines = [
         f"{plan['rounds']} rounds of {plan['steps']} steps, {plan['batch']} pictures a step and hospital, networks of "
-        f"34 000 parameters from the same random start, rule `{data['rule']}`. Shares are payloads read exactly, over "
-        f"{len(data['battery'])} attacks ({', '.join(data['battery'])}) on held-back pictures; PSNR is measured. "
-        f"Means of {len(plan['seeds'])} repetition(s) with other networks, payloads and order of pictures.",
+        f"34 000 parameters from the same random start, rule `{plan['rule']}`, optimiser `{plan['optimiser']}`. Shares "
+        f"are payloads read exactly, over {len(data['battery'])} attacks ({', '.join(data['battery'])}) on held-back "
+        f"pictures; PSNR is measured. Means of {len(plan['seeds'])} repetition(s) with other networks, payloads and order of pictures.",
         "",
     ]
     for run in data["federations"]:
@@ -106,13 +106,14 @@ def poisoning(data: dict[str, Any], table: Table) -> list[str]:
     strategies = list(dict.fromkeys(r["strategy"] for r in data["results"]))
     plan = data["plan"]
     untrained = " and ".join(f"{percent(share)} at {db} dB" for db, share in data["start"]["exact"].items())
+    but_for = ' but for `optimiser = "shared"`' if plan["optimiser"] == "shared" else ""
     pictures = ", ".join(f"{name} {n}" for name, n in zip(data["modalities"], data["judged_pictures"], strict=True))
     lines = [
         f"{plan['members']} members, two to a modality ({pictures} judged pictures), {plan['rounds']} rounds of "
         f"{plan['steps']} step(s) of {plan['batch']} pictures from random networks, which carry {untrained}. medprov "
-        f"runs its default configuration (rule `{data['rule']}`). Shares are payloads that the global model carries "
-        "exactly, with one figure for each repetition; in brackets, for the backdoor, pictures with the trigger that "
-        "read as the attacker's payload. An empty cell was not run.",
+        f"runs its default configuration (rule `{data['rule']}`){but_for}. Shares are payloads that the global model "
+        "carries exactly, with one figure for each repetition; in brackets, for the backdoor, pictures with the "
+        "trigger that read as the attacker's payload. An empty cell was not run.",
         "",
     ]
     for db in map("{:g}".format, plan["db"]):

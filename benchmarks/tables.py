@@ -49,8 +49,12 @@ COMMANDS = {
     "mutations": "python -m benchmarks.mutations --json FILE",
     "federated": "python -m benchmarks.federated --images DIR --hospitals 3 5 10 --out OUT --json FILE "
     "--plots docs/plots",
+    "federated_shared": "python -m benchmarks.federated --images DIR --hospitals 10 --optimiser shared --rule mean "
+    "--rounds 40 --steps 2 --out OUT --json FILE",
     "drift": "python -m benchmarks.drift --images DIR --seeds 0 1 --out OUT --json FILE",
     "poisoning": "python -m benchmarks.poisoning --images DIR --seeds 0 1 --out OUT --json FILE --plots docs/plots",
+    "poisoning_shared": "python -m benchmarks.poisoning --images DIR --optimiser shared --rounds 15 --steps 2 "
+    "--out OUT --json FILE",
     "crash": "python -m benchmarks.crash --json FILE",
     "crash_deployment": "python -m benchmarks.crash --mode deployment --rounds 2 --seed 100 --json FILE",
     "membership": "python -m benchmarks.membership --images DIR --json FILE",
@@ -512,8 +516,10 @@ SECTIONS = {
     "fuzz": ("Hostile input", _ledger(ledger_tables.fuzzed)),
     "mutations": ("Do the tests notice when a guard is gone?", _ledger(ledger_tables.mutants)),
     "federated": ("One modality per hospital", _ledger(federation_tables.federated)),
+    "federated_shared": ("One modality per hospital, one optimiser", _ledger(federation_tables.federated)),
     "drift": ("What keeps unlike hospitals behind", _ledger(federation_tables.drift)),
     "poisoning": ("Dishonest members", _ledger(federation_tables.poisoning)),
+    "poisoning_shared": ("Dishonest members and one optimiser", _ledger(federation_tables.poisoning)),
     "crash": ("A federation killed at random moments", _ledger(federation_tables.crash)),
     "crash_deployment": ("A deployment killed at random moments", _ledger(federation_tables.crash)),
     "membership": ("Who was trained on", _ledger(privacy_tables.membership)),

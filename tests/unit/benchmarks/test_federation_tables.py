@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from benchmarks import crash, federated, federation_tables, learning, poisoning
-from benchmarks.attackers import ATTACKS, MEMBERS, TARGET, backdoored, triggered
+from benchmarks.attackers import ATTACKS, MEMBERS, TARGET, Plan, backdoored, triggered
 from benchmarks.phantoms import FAMILIES, look
 from benchmarks.poisoning import OURS, cases
 from benchmarks.tables import table
@@ -39,8 +39,7 @@ def test_verdict_compares_with_pooled_and_with_the_best_local_on_others() -> Non
 
 def test_federated_section(tmp_path: Path) -> None:
     report = {
-        "plan": {"rounds": 2, "steps": 1, "batch": 2, "db": [38.0], "seeds": [0, 1]},
-        "rule": "mixed",
+        "plan": vars(federated.Plan(rounds=2, steps=1, batch=2, db=(38.0,), seeds=(0, 1), optimiser="shared")),
         "battery": ["untouched", "blur"],
         "federations": [
             {
@@ -53,6 +52,7 @@ def test_federated_section(tmp_path: Path) -> None:
         ],
     }
     text = "\n".join(federation_tables.federated(report, table))
+    assert "rule `mixed`, optimiser `shared`" in text
     assert "70.0 % to 70.0 %" in text and "100.0 / 100.0 % of pooled" in text and "20.0 / 20.0 points" in text
     federated.plot(report, tmp_path / "federated.png")
     assert (tmp_path / "federated.png").read_bytes().startswith(b"\x89PNG")
@@ -66,7 +66,7 @@ def result(strategy: str, attack: str, attackers: int, seed: int, share: float, 
 
 def poisoning_report() -> dict[str, Any]:
     return {
-        "plan": {"rounds": 5, "steps": 1, "batch": 2, "members": 10, "db": [38.0, 40.0], "seed": 0},
+        "plan": vars(Plan(rounds=5, steps=1)),
         "rule": "mixed",
         "modalities": ["a"],
         "judged_pictures": [7],
@@ -82,6 +82,7 @@ def poisoning_report() -> dict[str, Any]:
 
 def test_poisoning_section_names_crashes_backdoors_and_repetitions() -> None:
     text = "\n".join(federation_tables.poisoning(poisoning_report(), table))
+    assert "default configuration (rule `mixed`). Shares" in text
     assert "79.0 (5) %" in text and "39.5 (5) %" in text and "80.0 / 90.0 %" in text
     assert "| crashed |" in text and "40 dB, 3 of 10 attack" in text and "40.0 % at 38 dB and 20.0 % at 40 dB" in text
 
