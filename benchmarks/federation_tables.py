@@ -20,7 +20,8 @@ def federated(data: dict[str, Any], table: Table) -> list[str]:
         f"{plan['rounds']} rounds of {plan['steps']} steps, {plan['batch']} pictures a step and hospital, networks of "
         f"34 000 parameters from the same random start, rule `{plan['rule']}`, optimiser `{plan['optimiser']}`. Shares "
         f"are payloads read exactly, over {len(data['battery'])} attacks ({', '.join(data['battery'])}) on held-back "
-        f"pictures; PSNR is measured. Means of {len(plan['seeds'])} repetition(s) with other networks, payloads and order of pictures.",
+        f"pictures; PSNR is measured. Means of {len(plan['seeds'])} repetition(s) with other networks, payloads and "
+        "order of pictures.",
         "",
     ]
     for run in data["federations"]:

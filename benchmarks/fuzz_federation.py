@@ -220,6 +220,7 @@ def _state() -> dict[str, Any]:
         "best": 0.75,
         "federation": ID.hex(),
         "pending": waiting,
+        "moments": hashes["root"],
     }
 
 

@@ -439,6 +439,20 @@ SITES: tuple[Row, ...] = (
     ),
     (
         f"{NODE}/client_app.py",
+        "a site trains on moments that are none",
+        "    check(moments, weights)\n",
+        "",
+        f"{_APP}::test_moments_that_no_honest_coordinator_sends",
+    ),
+    (
+        f"{TRAINING}/moments.py",
+        "moments with a negative second one or without an end",
+        "if not np.isfinite(array).all() or (not name.startswith(_FIRST) and (array < 0).any()):",
+        "if False:",
+        "tests/unit/watermark/training/test_moments.py::test_what_are_no_moments_is_refused",
+    ),
+    (
+        f"{NODE}/client_app.py",
         "a site signs for another federation",
         "if federation != config.federation_id:",
         "if False:",
