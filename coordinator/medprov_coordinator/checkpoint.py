@@ -157,6 +157,10 @@ class CheckpointFolder:
         """Write moments under their hash."""
         write_atomic(self.moments_path(moments), data)
 
+    def has_moments(self, moments: str) -> bool:
+        """Whether these are here."""
+        return bool(moments) and self.moments_path(moments).exists()
+
     def load_moments(self, moments: str) -> dict[str, ex.Float32]:
         """Read moments and check their hash; errors as for `load_model`."""
         return _load(self.moments_path(moments), moments)
@@ -307,7 +311,7 @@ def _check(state: State) -> None:
     counts = (state.number, state.attempts)
     if not all(type(count) is int for count in counts) or not 0 <= state.number <= state.attempts < _LARGEST:
         raise ValueError("figures that no run leaves")
-    if state.moments and _sizes(state.moments) != {32}:
+    if state.moments != "" and _sizes(state.moments) != {32}:
         raise ValueError("no hash of moments")
     if _sizes(state.model) != {32} or not isinstance(state.federation, str):
         raise ValueError("no hash of weights, or no id of a federation")
@@ -333,10 +337,10 @@ def _load(path: Path, name: str) -> dict[str, ex.Float32]:
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}; {_ADVICE}") from error
-    return check_model(data, bytes.fromhex(name), str(path))
+    return check_model(data, bytes.fromhex(name), str(path), path.parent.name)
 
 
-def check_model(data: bytes, model: bytes, source: str) -> dict[str, ex.Float32]:
+def check_model(data: bytes, model: bytes, source: str, what: str = "weights") -> dict[str, ex.Float32]:
     """Weights from bytes whose hash is known.
 
     Raises
@@ -349,5 +353,5 @@ def check_model(data: bytes, model: bytes, source: str) -> dict[str, ex.Float32]
     except ex.ExchangeError as error:
         raise CheckpointError(f"{source}: {error}; {_ADVICE}") from error
     if ex.model_hash(arrays) != model:
-        raise CheckpointError(f"{source}: the weights are not those of hash {model.hex()}; {_ADVICE}")
+        raise CheckpointError(f"{source}: the {what} are not those of hash {model.hex()}; {_ADVICE}")
     return arrays

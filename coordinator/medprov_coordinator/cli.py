@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from medprov_coordinator.run import FederationResult
 
 DEFAULT_CLIENT = "medprov_node.client_app:app"
-SAID = {"started", "resumed", "absent", "members", "screened", "refused", "pending", "anchored", "round"}
+SAID = {"started", "resumed", "absent", "members", "moments", "screened", "refused", "pending", "anchored", "round"}
 """Events that are shown to people."""
 
 

@@ -74,7 +74,7 @@ class Expectation:
     shapes : mapping of str to tuple of int
         Name and shape of every tensor.
     base_norm : float
-        L2 norm of the weights that were sent out.
+        L2 norm of the weights that were sent out; with shared moments of the longest plausible gradient.
     nodes : frozenset of int
         Nodes that were asked.
     members : frozenset of str or None
@@ -83,6 +83,8 @@ class Expectation:
         The task's figures and their ranges.
     encoding : str
         How differences are sent.
+    common_norm : float
+        L2 norm up to which an update is never too long beside the others.
     """
 
     number: int
@@ -94,6 +96,7 @@ class Expectation:
     members: frozenset[str] | None = None
     metrics: Ranges = field(default_factory=lambda: tasks.find("watermark").metrics)
     encoding: str = "float32"
+    common_norm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -228,7 +231,7 @@ def screen(replies: Iterable[Message], expected: Expectation, limits: Limits | N
         except Exception as error:  # a reply is foreign input: whatever it breaks, the round goes on without it
             rejected.append(Rejection(node, "malformed", type(error).__name__))
     rejected += [Rejection(node, "silent", "no reply before the deadline") for node in expected.nodes - set(count)]
-    updates, more = _compare(updates, limits)
+    updates, more = _compare(updates, limits, expected.common_norm)
     return Screened(
         tuple(sorted(_reweigh(updates, limits), key=place)),
         tuple(sorted(rejected + more, key=lambda r: (r.node, r.code))),
@@ -316,7 +319,8 @@ def _open(
     if norm == 0:
         raise _RejectedError("zero", "the update changes nothing")
     if norm > limits.relative_norm * expected.base_norm:
-        raise _RejectedError("norm", f"norm {norm:.3g}, larger than {limits.relative_norm:g} times the weights' own")
+        largest = limits.relative_norm * expected.base_norm
+        raise _RejectedError("norm", f"norm {norm:.3g}, {largest:.3g} is the most that is plausible")
     return deltas, norm, ex.model_hash(deltas)
 
 
@@ -352,7 +356,7 @@ def _receipt(
     return recovered, signature, digest
 
 
-def _compare(updates: list[Update], limits: Limits) -> tuple[list[Update], list[Rejection]]:
+def _compare(updates: list[Update], limits: Limits, common_norm: float) -> tuple[list[Update], list[Rejection]]:
     """Checks that need the whole round: one vote per member, no copies, norms, directions."""
     rejected: list[Rejection] = []
 
@@ -366,7 +370,7 @@ def _compare(updates: list[Update], limits: Limits) -> tuple[list[Update], list[
     copies = Counter(u.update for u in updates)
     updates = keep({u.node: "the same update came from several nodes" for u in updates if copies[u.update] > 1}, "copy")
     if updates:
-        limit = limits.norm_factor * statistics.median_low([u.norm for u in updates])
+        limit = max(common_norm, limits.norm_factor * statistics.median_low([u.norm for u in updates]))
         updates = keep(
             {u.node: f"norm {u.norm:.3g}, the round's limit is {limit:.3g}" for u in updates if u.norm > limit}, "norm"
         )

@@ -39,7 +39,8 @@ from medprov_ledger import cid
 from medprov_ledger.errors import ChainError
 from medprov_ledger.merkle import root as merkle_root
 from medprov_watermark.training import exchange as ex
-from medprov_watermark.training.moments import begin, moved, sizes
+from medprov_watermark.training.moments import CLIP, Step, begin, check, moved, sizes
+from medprov_watermark.training.privacy import LOCAL
 from medprov_watermark.training.tasks.base import SCORE
 
 log = logging.getLogger("medprov.coordinator")
@@ -430,9 +431,10 @@ class GatedStrategy(Strategy):
     def _begin_moments(self) -> None:
         """Those that the folder holds for this state, or none yet: then the next round's are the first."""
         if not self._shared:
-            self.state = replace(self.state, moments="")
-        elif self.state.moments and self.folder:
+            return
+        if self.folder and self.folder.has_moments(self.state.moments):
             self.moments = self.folder.load_moments(self.state.moments)
+            check(self.moments, self.weights)
         else:
             self.moments = begin(self.weights)
             if self.state.number:
@@ -452,8 +454,9 @@ class GatedStrategy(Strategy):
             base=assignment.base,
             federation=assignment.federation,
             shapes=ex.shapes_of(self.weights),
-            # no gradient is too large for Adam, which divides by what it is used to
-            base_norm=math.inf if self._shared else float(np.linalg.norm(flatten(self.weights))),
+            base_norm=self._longest_gradient() if self._shared else float(np.linalg.norm(flatten(self.weights))),
+            # who has much to learn still sends long gradients when the others' have become short
+            common_norm=CLIP if self._shared else 0.0,
             nodes=frozenset(nodes),
             members=members,
             metrics=self.task.metrics,
@@ -499,7 +502,7 @@ class GatedStrategy(Strategy):
         if self._shared:
             merged, moments = self._stepped(merged)
         arrays = apply(self.weights, merged.deltas)
-        if not all(np.isfinite(array).all() for array in arrays.values()):
+        if not all(np.isfinite(array).all() for array in (*arrays.values(), *moments.values())):
             self._refusal = "the sum of weights and updates is not finite"
             return None, None
         self._candidate = _Candidate(arrays, screened, merged, moments)
@@ -558,16 +561,24 @@ class GatedStrategy(Strategy):
         c = self.config
         if not self._shared:
             return aggregate(updates, c.rule, trim=c.trim, attackers=c.attackers, step=c.server_step)
-        units = sizes(self.moments, self.weights)
+        units = sizes(self.moments, self.weights, self._steps[0])
         merged = aggregate([_in_units(u, units) for u in updates], c.rule, trim=c.trim, attackers=c.attackers)
         return replace(merged, deltas={name: units[name] * delta for name, delta in merged.deltas.items()})
 
     def _stepped(self, merged: Aggregate) -> tuple[Aggregate, dict[str, ex.Float32]]:
         """The steps that the round's mean gradient makes, and the moments after them."""
-        begun, settings = int(self.state.progress.get("step", 0.0)), self.config.training
-        steps = [partial(self.task.adam, settings, begun + i) for i in range(self.config.local_steps)]
-        deltas, moments = moved(self.weights, self.moments, merged.deltas, steps)
+        deltas, moments = moved(self.weights, self.moments, merged.deltas, self._steps)
         return replace(merged, deltas=deltas), moments
+
+    @property
+    def _steps(self) -> list[Step]:
+        """How the optimiser makes the steps of this round."""
+        begun, settings = int(self.state.progress["step"]), self.config.training
+        return [partial(self.task.adam, settings, begun + i) for i in range(self.config.local_steps)]
+
+    def _longest_gradient(self) -> float:
+        """Beyond it a gradient is no hospital's: one is no longer than the clip, and an encoding may add to it."""
+        return math.inf if self.config.privacy.mode == LOCAL else 2 * CLIP
 
     def _privacy(self) -> dict[str, Any]:
         """What the record says about privacy."""

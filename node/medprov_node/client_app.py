@@ -5,9 +5,9 @@ Node configuration (``flower-supernode --node-config``): ``images`` (folder), an
 the processor, 1 unless it is set) and those of :mod:`medprov_node.privacy` are optional.
 
 An answer holds the difference of the weights (trained minus received; the mean negative gradient where the federation
-shares its optimiser), the figures, and a receipt that binds them to
-the round, the received weights and the federation. No picture and no file name leaves the hospital: errors go to the
-hospital's own log, the coordinator hears only that there was one.
+shares its optimiser), the figures, and a receipt that binds them to the round, the received weights and the federation.
+No picture and no file name leaves the hospital: errors go to the hospital's own log, the coordinator hears only that
+there was one.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ from medprov_watermark.training.tasks.base import Data, Task, TaskError, Work, w
 log = logging.getLogger("medprov.node")
 app = ClientApp()
 
-MEMORY = "medprov-lost"
-"""Record in the node's state: what encodings of former differences lost."""
+MEMORY = "medprov-lost-"
+"""Records in the node's state, by optimiser: what encodings of former differences or gradients lost."""
 
 
 @dataclass(frozen=True)
@@ -217,16 +217,16 @@ def _encoded(
     if assignment.encoding == "float32":
         arrays, scales = encoding.encode(deltas, assignment.encoding)
         return arrays, scales, deltas
-    memory = None
-    if assignment.feedback and MEMORY in context.state.array_records:
-        kept = context.state.array_records[MEMORY]
+    memory, place = None, MEMORY + assignment.optimiser
+    if assignment.feedback and place in context.state.array_records:
+        kept = context.state.array_records[place]
         memory = {name: np.asarray(kept[name].numpy(), np.float32) for name in kept}
     meant = encoding.with_memory(deltas, memory)
     arrays, scales = encoding.encode(meant, assignment.encoding)
     sent = encoding.decode(arrays, scales)
     if assignment.feedback:
         lost = encoding.lost(meant, sent)
-        context.state[MEMORY] = ArrayRecord({name: Array(array) for name, array in lost.items()})
+        context.state[place] = ArrayRecord({name: Array(array) for name, array in lost.items()})
     return arrays, scales, sent
 
 

@@ -64,7 +64,15 @@ def test_moments_come_back_and_older_ones_go(tmp_path):
     folder.moments_path(MODEL).write_bytes(b"x" * 30)
     with pytest.raises(CheckpointError, match=r"moments.*not a safetensors file"):
         folder.load_moments(MODEL)
+    folder.moments_path(MODEL).write_bytes(ex.to_safetensors({"x": np.ones(1, np.float32)}))
+    with pytest.raises(CheckpointError, match="the moments are not those of hash"):
+        folder.load_moments(MODEL)
+    (tmp_path / "moments" / ".half.part").write_bytes(b"x")
+    with folder.held():
+        assert not list((tmp_path / "moments").glob(".*"))
+    assert folder.has_moments(MODEL) and not folder.has_moments("")
     folder.drop_moments("")
+    assert not folder.has_moments(MODEL)
     with pytest.raises(CheckpointError, match="cannot be read"):
         folder.load_moments(MODEL)
 
@@ -114,6 +122,8 @@ def good(**changes):
         good(surprise=1),
         good(moments="00"),
         good(moments=7),
+        good(moments=0),
+        good(moments=None),
         good(pending=None),
         good(pending=[{}]),
         good(pending=[WAITING, WAITING]),

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 from eth_account import Account
-from flwr.app import MetricRecord
+from flwr.app import Array, MetricRecord
 
 from medprov_coordinator.accountant import epsilon_of
 from medprov_coordinator.checkpoint import CheckpointFolder
@@ -69,16 +69,37 @@ def test_central_is_the_clipped_mean_and_one_noise(kit):
 
 
 def test_a_shared_optimiser_steps_with_the_noised_mean_and_nothing_else(kit):
-    run = strategy(kit, rounds=1, entropy=Stream(), optimiser="shared")
+    run = strategy(kit, rounds=2, entropy=Stream(), optimiser="shared")
     kit.hospitals().run(run)
-    updates = [clipped(kit.deltas(1000 + i), CLIP) for i in range(3)]
-    mean = {name: sum(u[name] for u in updates) / 3 for name in kit.base}
-    noised = add_noise(mean, NOISE * CLIP / 3, Stream())
-    steps = [partial(run.task.adam, run.config.training, i) for i in range(3)]
-    deltas, moments = moved(kit.base, begin(kit.base), noised, steps)
-    assert run.moments.keys() == moments.keys()
-    for name in kit.base:
-        assert run.weights[name] == pytest.approx(np.float32(kit.base[name] + deltas[name]), abs=1e-7)
+    weights, moments, entropy = dict(kit.base), begin(kit.base), Stream()
+    for number in (1, 2):
+        updates = [clipped(kit.deltas(1000 * number + i), CLIP) for i in range(3)]
+        mean = {name: sum(u[name] for u in updates) / 3 for name in kit.base}
+        noised = add_noise(mean, NOISE * CLIP / 3, entropy)
+        steps = [partial(run.task.adam, run.config.training, 3 * (number - 1) + i) for i in range(3)]
+        deltas, moments = moved(weights, moments, noised, steps)
+        weights = {name: np.float32(weights[name] + deltas[name]) for name in weights}
+    for name in moments:
+        assert run.moments[name] == pytest.approx(moments[name], rel=1e-5)
+    for name in weights:
+        assert run.weights[name] == pytest.approx(weights[name], abs=1e-7)
+
+
+def test_noise_of_local_privacy_is_not_too_long_a_gradient(kit):
+    run = strategy(kit, "local-dp", rounds=1, optimiser="shared")
+
+    def noised(reply):
+        if ex.ARRAYS not in reply.content:
+            return reply
+        node = reply.metadata.src_node_id
+        deltas = {n: np.asarray(d + 50 + node, np.float32) for n, d in kit.deltas(node).items()}
+        for name, delta in deltas.items():
+            reply.content.array_records[ex.ARRAYS][name] = Array(delta)
+        reply.content.config_records[ex.RECEIPT][ex.UPDATE] = ex.model_hash(deltas)
+        return reply
+
+    kit.hospitals().run(run, faults=dict.fromkeys(range(3), noised))
+    assert run.state.number == 1 and not run.reports[0].rejected
 
 
 def test_noise_is_never_the_same_by_default(kit):

@@ -24,6 +24,8 @@ from medprov_ledger.merkle import root, tree, verify
 from medprov_watermark.training import exchange as ex
 from medprov_watermark.training.moments import Adam, begin, moved
 
+LONG = replace(RunConfig().settings, steps=20)
+
 
 def config(**changes):
     return RunConfig(**{"rounds": 2, "local_steps": 3, "deadline": 60.0, **changes})
@@ -276,6 +278,7 @@ def test_a_robust_rule_compares_gradients_in_units_of_what_is_usual(kit):
     run.weights = weights
     usual = {"a": np.full(3, 100.0), "b": np.full(1, 0.01)}
     _, run.moments = moved(weights, begin(weights), usual, [lambda name: Adam(0.1)])
+    run.state = replace(run.state, progress={"step": 1.0})
 
     def update(node, a, b):
         deltas = {"a": np.full(3, a, np.float32), "b": np.full(1, b, np.float32)}
@@ -301,10 +304,73 @@ def test_damaged_moments_are_refused_and_lost_ones_said(kit, tmp_path):
     assert [e.text for e in events if e.kind == "moments"] == [
         "those of round 2 are not here: the optimiser begins anew"
     ]
+    # a folder whose moments are those of a round before the chain's last one
+    events.clear()
+    kit.hospitals().run(strategy(kit, tmp_path / "a", services=elsewhere, rounds=4, optimiser="shared"))
+    assert [e.text for e in events if e.kind == "moments"] == [
+        "those of round 3 are not here: the optimiser begins anew"
+    ]
+    for file in (tmp_path / "a" / "moments").iterdir():
+        file.unlink()
+    events.clear()
+    kit.hospitals().run(strategy(kit, tmp_path / "a", services=elsewhere, rounds=5, optimiser="shared"))
+    assert "moments" in [e.kind for e in events]
+    kit.hospitals().run(strategy(kit, tmp_path / "b", services=services, rounds=6, optimiser="shared"))
     (kept,) = (tmp_path / "b" / "moments").iterdir()
     kept.write_bytes(kept.read_bytes()[:-1] + b"x")
-    with pytest.raises(CheckpointError, match="not those of hash"):
-        final(kit, tmp_path / "b", services=services, rounds=4, optimiser="shared")
+    with pytest.raises(CheckpointError, match="the moments are not those of hash"):
+        final(kit, tmp_path / "b", services=services, rounds=7, optimiser="shared")
+
+
+def test_a_start_without_sharing_by_mistake_loses_no_moments(kit, tmp_path):
+    undisturbed = final(kit, tmp_path / "whole", rounds=3, optimiser="shared", settings=LONG)
+    final(kit, tmp_path / "broken", optimiser="shared", settings=LONG)
+    # nothing is left to train, so nothing may change
+    final(kit, tmp_path / "broken", settings=LONG)
+    assert final(kit, tmp_path / "broken", rounds=3, optimiser="shared", settings=LONG) == undisturbed
+
+
+def sized(kit, size):
+    """A reply with an update of this norm, in a direction of the node's own."""
+
+    def change(reply):
+        if ex.ARRAYS not in reply.content:
+            return reply
+        node = reply.metadata.src_node_id
+        deltas = kit.deltas(node)
+        norm = math.sqrt(sum(float(np.square(d).sum()) for d in deltas.values()))
+        deltas = {n: np.asarray(size / norm * d, np.float32) for n, d in deltas.items()}
+        for name, delta in deltas.items():
+            reply.content.array_records[ex.ARRAYS][name] = Array(delta)
+        reply.content.config_records[ex.RECEIPT][ex.UPDATE] = ex.model_hash(deltas)
+        return reply
+
+    return change
+
+
+def test_who_has_much_to_learn_is_not_shut_out_by_those_who_have_learned(kit):
+    faults = {0: sized(kit, 0.05), 1: sized(kit, 0.05), 2: sized(kit, 0.99)}
+    run = strategy(kit, rounds=1, optimiser="shared")
+    kit.hospitals().run(run, faults=faults)
+    assert not run.reports[0].rejected
+    # differences of weights have no such common size
+    run = strategy(kit, rounds=1)
+    kit.hospitals().run(run, faults=faults)
+    assert [r.code for r in run.reports[0].rejected] == ["norm"]
+
+
+@pytest.mark.parametrize("size", [2.1, 1e19])
+def test_a_gradient_that_no_clipped_training_gives_is_rejected(kit, size):
+    run = strategy(kit, rounds=1, max_refused=1, optimiser="shared")
+    with pytest.raises(RoundRefusedError, match="1 updates accepted"):
+        kit.hospitals().run(run, faults={0: sized(kit, size), 1: sized(kit, 1.01 * size)})
+
+
+def test_the_server_step_changes_nothing_where_moments_are_shared(kit):
+    runs = [strategy(kit, rule="mean", server_step=step, optimiser="shared") for step in (1.0, 5.0)]
+    for run in runs:
+        kit.hospitals().run(run)
+    assert runs[0].state.model == runs[1].state.model
 
 
 def test_a_run_that_shares_no_longer_forgets_the_moments(kit, tmp_path):

@@ -140,6 +140,12 @@ def test_with_shared_moments_the_answer_is_a_gradient(weights, folder):
     assert sure.any() and (np.sign(own[name]) == np.sign(mean[name]))[sure].all()
     assert replies[1].content.config_records[ex.RECEIPT][ex.UPDATE] == ex.model_hash(mean)
 
+    # all coordinates of a first step of Adam are about equally long, those of a gradient are not
+    def spread(arrays):
+        return float(np.std(np.abs(arrays[name][sure])) / np.mean(np.abs(arrays[name][sure])))
+
+    assert spread(own) < 0.05 < spread(mean)
+
 
 def test_weights_that_are_only_measured_come_without_moments(weights, folder):
     order = message(weights, "evaluate", optimiser="shared")
@@ -166,6 +172,16 @@ def test_moments_that_no_honest_coordinator_sends(weights, folder, spoil):
 def test_moments_that_are_announced_and_do_not_come(weights, folder):
     with pytest.raises(client_app.RefusedError):
         client_app.app(message(weights, optimiser="shared"), context({"images": str(folder)}))
+
+
+def test_what_gradients_lost_is_not_added_to_differences(weights, folder):
+    node = context({"images": str(folder)})
+    order = shared(weights, begin(weights))
+    order.content.config_records[ex.ASSIGNMENT]["encoding"] = "int8"
+    client_app.app(order, node)
+    sent = client_app.app(message(weights, encoding="int8"), node).content.array_records[ex.ARRAYS]
+    alone = client_app.app(message(weights, encoding="int8"), context({"images": str(folder)}))
+    assert all(sent[n].data == alone.content.array_records[ex.ARRAYS][n].data for n in sent)
 
 
 @pytest.mark.parametrize("limit", [0, -1, "many", True])
@@ -232,7 +248,7 @@ def test_what_an_encoding_loses_is_remembered_and_sent_later(weights, folder, na
     scales = content.array_records[ex.SCALES][ex.SCALES].numpy() if name == "int8" else None
     sent = encoding.decode(arrays, scales)
     assert content.config_records[ex.RECEIPT][ex.UPDATE] == ex.model_hash(sent)
-    memory = node.state.array_records[client_app.MEMORY]
+    memory = node.state.array_records[client_app.MEMORY + "own"]
     kept = {key: memory[key].numpy() for key in memory}
     assert any(np.abs(array).max() > 0 for array in kept.values())
     assert all(np.allclose(sent[key] + kept[key], meant[key], atol=1e-7) for key in meant)

@@ -24,7 +24,7 @@ from medprov_watermark import carriers as cr
 from medprov_watermark.training import attacks
 from medprov_watermark.training.data import augment
 from medprov_watermark.training.discriminator import Discriminator, adversarial, discriminating
-from medprov_watermark.training.moments import Adam
+from medprov_watermark.training.moments import CLIP, Adam
 from medprov_watermark.training.networks import CouplingNetwork, Extractor, straight_through
 from medprov_watermark.training.records import Records
 
@@ -64,6 +64,11 @@ def rate(settings: Settings, step: int) -> float:
     """Learning rate of a step: warm-up, then a cosine over the run."""
     done = min(1.0, step / settings.steps)
     return settings.rate * min(1, (step + 1) / 200) * (0.5 * (1 + math.cos(math.pi * done)) + 0.01)
+
+
+def contested(settings: Settings, step: int) -> bool:
+    """Whether the discriminator takes part in a step: in the last phase."""
+    return settings.adversarial_weight > 0 and step >= settings.adversarial_from * settings.steps
 
 
 class Model(nn.Module):
@@ -203,12 +208,6 @@ class Trainer:
         """Whether all steps are done."""
         return self.progress.step >= self.settings.steps
 
-    def contested(self) -> bool:
-        """Whether the discriminator takes part: in the last phase."""
-        return self.settings.adversarial_weight > 0 and self.progress.step >= (
-            self.settings.adversarial_from * self.settings.steps
-        )
-
     def step(self) -> dict[str, float]:
         """One optimiser step; returns its figures."""
         s, p = self.settings, self.progress
@@ -233,14 +232,15 @@ class Trainer:
         loss_bits = F.softplus(-right[signs != 0]).mean()
         loss_ssim = 1 - ssim(marked.float(), x)
         loss = loss_bits + s.ssim_weight * difficulty * loss_ssim
-        if self.contested():
+        fought = contested(s, p.step)
+        if fought:
             with half_precision(self.device):
                 loss = loss + s.adversarial_weight * adversarial(self.discriminator(marked))
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimiser.step()
-        loss_adversary = self._discriminate(x, marked.detach()) if self.contested() else 0.0
+        loss_adversary = self._discriminate(x, marked.detach()) if fought else 0.0
         with torch.no_grad():
             keep = min(0.995, 1 - 1 / (p.step + 10))
             for a, b in zip(self.average.parameters(), self.model.parameters(), strict=True):

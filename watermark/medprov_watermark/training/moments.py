@@ -29,6 +29,8 @@ OPTIMISERS = ("own", "shared")
 """Whether a hospital's Adam begins anew in each round, or goes on from what all share."""
 
 _FIRST, _SECOND, _STEPS = "first.", "second.", "steps."
+CLIP = 1.0
+"""Largest norm of a step's gradient in training, and so of a hospital's mean gradient."""
 _LEAST = 0.1
 """Of a tensor's root mean second moment: no coordinate counts as quieter than this where gradients are compared."""
 
@@ -52,6 +54,10 @@ class Adam:
     betas: tuple[float, float] = (0.9, 0.999)
     decay: float = 1e-4
     epsilon: float = 1e-8
+
+
+Step = Callable[[str], Adam | None]
+"""How a step moves the tensor of a name; None where it takes no part yet."""
 
 
 def begin(weights: ex.Arrays) -> dict[str, ex.Float32]:
@@ -85,7 +91,7 @@ def moved(
     weights: ex.Arrays,
     moments: ex.Arrays,
     descent: Mapping[str, NDArray[np.float64]],
-    steps: Sequence[Callable[[str], Adam]],
+    steps: Sequence[Step],
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, ex.Float32]]:
     """Make the steps of a round with one gradient.
 
@@ -95,8 +101,7 @@ def moved(
         Before the round.
     descent : mapping of str to float64 array
         Mean of the negative gradient.
-    steps : sequence of callable
-        One for each step: gives the `Adam` of a tensor.
+    steps : sequence of Step
 
     Returns
     -------
@@ -104,22 +109,17 @@ def moved(
         What the weights move by.
     moments : dict of str to float32 array
         After the round.
-
-    Notes
-    -----
-    A tensor without any gradient makes no step, nor do its weights decay: it did not take part.
     """
     deltas: dict[str, NDArray[np.float64]] = {}
     after = dict(moments)
     for name, direction in descent.items():
-        deltas[name] = np.zeros(direction.shape)
-        if not direction.any():
-            continue
         first, second = (np.asarray(moments[kind + name], np.float64) for kind in (_FIRST, _SECOND))
         weight = start = np.asarray(weights[name], np.float64)
         count = int(moments[_STEPS + name])
         for step in steps:
             adam = step(name)
+            if adam is None:
+                continue
             count += 1
             low, high = adam.betas
             first = low * first - (1 - low) * direction
@@ -127,12 +127,13 @@ def moved(
             size = np.sqrt(second / (1 - high**count)) + adam.epsilon
             weight = weight * (1 - adam.rate * adam.decay) - adam.rate / (1 - low**count) * first / size
         deltas[name] = np.asarray(weight - start)
-        after[_FIRST + name], after[_SECOND + name] = (np.asarray(x, np.float32) for x in (first, second))
+        with np.errstate(over="ignore"):
+            after[_FIRST + name], after[_SECOND + name] = (np.asarray(x, np.float32) for x in (first, second))
         after[_STEPS + name] = np.asarray(count, np.float32)
     return deltas, after
 
 
-def sizes(moments: ex.Arrays, names: Iterable[str], high: float = 0.999) -> dict[str, NDArray[np.float64]]:
+def sizes(moments: ex.Arrays, names: Iterable[str], step: Step) -> dict[str, NDArray[np.float64]]:
     """How large the gradient has usually been in each coordinate; 1 where a tensor has made no step.
 
     In units of it, tensors with large gradients do not drown the others where updates are compared.
@@ -141,10 +142,11 @@ def sizes(moments: ex.Arrays, names: Iterable[str], high: float = 0.999) -> dict
     for name in names:
         second, count = np.asarray(moments[_SECOND + name], np.float64), int(moments[_STEPS + name])
         typical = math.sqrt(float(second.mean()))
-        if count == 0 or typical == 0:
+        adam = step(name)
+        if adam is None or count == 0 or typical == 0:
             out[name] = np.ones(second.shape)
         else:
-            out[name] = np.maximum(np.sqrt(second), _LEAST * typical) / math.sqrt(1 - high**count)
+            out[name] = np.maximum(np.sqrt(second), _LEAST * typical) / math.sqrt(1 - adam.betas[1] ** count)
     return out
 
 
@@ -172,7 +174,7 @@ class Descent:
             for name, parameter in network.named_parameters()
         }
         self._sums = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
-        self._steps = 0
+        self._steps = dict.fromkeys(self._parameters, 0)
         names = {parameter: name for name, parameter in self._parameters.items()}
         for optimiser in optimisers:
             for group in optimiser.param_groups:
@@ -181,16 +183,17 @@ class Descent:
                         _put(optimiser, parameter, names[parameter], moments)
 
     def add(self) -> None:
-        """Add the gradients of the step that was just made."""
-        self._steps += 1
+        """Add the gradients of the step that was just made, none longer than `CLIP` together."""
+        nn.utils.clip_grad_norm_(self._parameters.values(), CLIP)
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 self._sums[name] += parameter.grad
+                self._steps[name] += 1
 
     def mean(self) -> dict[str, ex.Float32]:
-        """Mean negative gradient, by tensor name."""
+        """Mean negative gradient by tensor name, over the steps in which a tensor had one."""
         return {
-            name: np.array((-total / self._steps).cpu().numpy(), np.float32, order="C")
+            name: np.array((-total / max(1, self._steps[name])).cpu().numpy(), np.float32, order="C")
             for name, total in sorted(self._sums.items())
         }
 
@@ -201,9 +204,7 @@ def _put(optimiser: torch.optim.Optimizer, parameter: nn.Parameter, name: str, m
     optimiser.state[parameter] = {
         "step": torch.tensor(float(moments[_STEPS + name])),
         **{
-            key: torch.from_numpy(np.array(moments[kind + name])).to(
-                device=parameter.device, memory_format=torch.preserve_format
-            )
+            key: torch.from_numpy(np.array(moments[kind + name])).to(parameter.device)
             for key, kind in (("exp_avg", _FIRST), ("exp_avg_sq", _SECOND))
         },
     }

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from medprov_watermark.roi_picture import MULTIPLE
 from medprov_watermark.training.masked import Collection
+from medprov_watermark.training.moments import CLIP
 
 DECAY = 1e-4
 
@@ -160,7 +161,7 @@ class Trainer:
         region, kind = _loss(logits, masks, known), F.cross_entropy(guesses, kinds)
         self.optimiser.zero_grad()
         (region + 0.2 * kind).backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimiser.step()
         self._follow()
         p.step += 1

@@ -78,19 +78,49 @@ def test_one_hospital_with_one_step_a_round_trains_as_torch_does():
 def test_the_mean_is_over_the_steps_and_descends():
     nets = networks()
     descent = m.Descent(nets, [], m.begin(state_of(nets)))
-    for value in (1.0, 3.0):
+    for value in (0.1, 0.3):
         nets[""].weight.grad = torch.full((2, 3), value)
         descent.add()
+    nets["second"].weight.grad = torch.full((1, 2), 0.05)
+    descent.add()
     mean = descent.mean()
-    assert (mean["weight"] == -2).all() and not mean["second.weight"].any()
+    assert mean["weight"] == pytest.approx(np.full((2, 3), -0.7 / 3)) and not mean["bias"].any()
+    # over the one step in which it had a gradient
+    assert mean["second.weight"] == pytest.approx(np.full((1, 2), -0.05))
     assert all(array.dtype == np.float32 for array in mean.values())
 
 
-def test_tensors_without_gradient_make_no_step():
+def test_no_gradient_that_leaves_is_longer_than_the_clip():
+    nets = networks()
+    descent = m.Descent(nets, [], m.begin(state_of(nets)))
+    for net in nets.values():
+        net.weight.grad = torch.full_like(net.weight, 30.0)
+    descent.add()
+    assert math.sqrt(sum(float(np.square(a).sum()) for a in descent.mean().values())) == pytest.approx(1, abs=1e-5)
+
+
+def test_tensors_that_take_no_part_make_no_step():
     weights = {"a": np.ones(2, np.float32), "b": np.ones((), np.float32)}
-    deltas, moments = m.moved(weights, m.begin(weights), {"a": np.ones(2), "b": np.zeros(())}, [lambda name: PLAIN] * 3)
-    assert deltas["b"] == 0 and float(moments["steps.b"]) == 0 and float(moments["steps.a"]) == 3
-    assert (deltas["a"] > 0).all()
+    late = [lambda name: PLAIN if name == "a" else None] * 2 + [lambda name: PLAIN]
+    gradient = {"a": np.ones(2), "b": np.ones(())}
+    deltas, moments = m.moved(weights, m.begin(weights), gradient, late[:2])
+    assert deltas["b"] == 0 and float(moments["steps.b"]) == 0 and float(moments["steps.a"]) == 2
+    deltas, moments = m.moved(weights, m.begin(weights), gradient, late)
+    once, _ = m.moved(weights, m.begin(weights), gradient, late[2:])
+    assert float(moments["steps.b"]) == 1 and deltas["b"] == once["b"] > 0
+
+
+def test_a_gradient_of_zero_is_a_step_as_torch_makes_it():
+    parameter = nn.Parameter(torch.ones(1))
+    optimiser = torch.optim.AdamW([parameter], lr=0.01, weight_decay=1e-4)
+    weights = {"w": np.ones(1, np.float32)}
+    moments = m.begin(weights)
+    for gradient in (1.0, 0.0, 1.0):
+        parameter.grad = torch.full((1,), gradient)
+        optimiser.step()
+        deltas, moments = m.moved(weights, moments, {"w": np.full(1, -gradient)}, [lambda name: PLAIN])
+        weights = {"w": np.asarray(weights["w"] + deltas["w"], np.float32)}
+        assert weights["w"] == pytest.approx(parameter.detach().numpy(), abs=1e-6)
 
 
 gradients = st.lists(st.floats(-1e6, 1e6).filter(lambda g: g == 0 or abs(g) > 1e-6), min_size=1, max_size=12)
@@ -137,10 +167,14 @@ def test_moments_are_written_as_weights_are():
 
 def test_sizes_are_those_of_the_gradients_but_never_tiny():
     weights = {"a": np.zeros(4, np.float32), "b": np.zeros(2, np.float32)}
-    assert (m.sizes(m.begin(weights), weights)["a"] == 1).all()
+    assert (m.sizes(m.begin(weights), weights, lambda name: PLAIN)["a"] == 1).all()
     gradient = {"a": np.array([3.0, -4.0, 0.0, 5.0]), "b": np.zeros(2)}
     _, moments = m.moved(weights, m.begin(weights), gradient, [lambda name: PLAIN] * 2)
-    found = m.sizes(moments, weights)
+    found = m.sizes(moments, weights, lambda name: PLAIN)
     typical = math.sqrt((9 + 16 + 25) / 4)
     assert found["a"] == pytest.approx([3, 4, 0.1 * typical, 5], rel=1e-4)
     assert (found["b"] == 1).all()
+    assert (m.sizes(moments, weights, lambda name: None)["a"] == 1).all()
+    quick = m.Adam(0.01, betas=(0.5, 0.9))
+    _, moments = m.moved(weights, m.begin(weights), gradient, [lambda name: quick] * 40)
+    assert m.sizes(moments, weights, lambda name: quick)["a"][3] == pytest.approx(5, rel=1e-4)

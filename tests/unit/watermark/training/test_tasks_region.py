@@ -89,6 +89,14 @@ def test_one_step_from_fresh_moments_is_the_step_of_ones_own_optimiser(pictures)
         assert deltas[name][sure] == pytest.approx(own.deltas[name][sure], rel=5e-3, abs=1e-7)
 
 
+def test_the_optimiser_goes_on_from_the_moments(pictures):
+    weights = TASK.initial(SMALL)
+    fresh = moments.begin(weights)
+    warm = {name: np.asarray(array + 1, np.float32) for name, array in fresh.items()}
+    found = [TASK.train(work(steps=2, moments=each), weights, pictures).deltas for each in (fresh, warm)]
+    assert ex.model_hash(found[0]) != ex.model_hash(found[1])
+
+
 def test_evaluation(pictures):
     count, figures = TASK.evaluate(work(), TASK.initial(SMALL), pictures)
     assert count == len(pictures.held_back) and figures.keys() == TASK.figures.keys()

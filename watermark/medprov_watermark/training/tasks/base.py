@@ -154,7 +154,7 @@ class Task(Protocol):
         """
 
     def begin(self, settings: Any) -> dict[str, float]:
-        """Progress before the first step."""
+        """Progress before the first step; ``step`` in it counts the steps of the run."""
 
     def advance(self, progress: Mapping[str, float], steps: int, reached: Mapping[str, float]) -> dict[str, float]:
         """Progress after a round.
@@ -169,8 +169,8 @@ class Task(Protocol):
             Median over the accepted updates of each of `metrics`.
         """
 
-    def adam(self, settings: Any, step: int, tensor: str) -> Adam:
-        """How a step of the run moves a tensor, as this task's own optimiser would."""
+    def adam(self, settings: Any, step: int, tensor: str) -> Adam | None:
+        """How a step of the run moves a tensor, as this task's own optimiser would; None where it does not."""
 
     def load(self, folder: Path, settings: Any, limit: int) -> Data:
         """Read a hospital's folder; unusable files are skipped, logged and counted.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medprov_watermark.training import exchange as ex
 from medprov_watermark.training.discriminator import Discriminator
 from medprov_watermark.training.evaluation import measure
-from medprov_watermark.training.loop import ADVERSARY, DECAY, Model, Progress, Settings, Trainer, rate
+from medprov_watermark.training.loop import ADVERSARY, DECAY, Model, Progress, Settings, Trainer, contested, rate
 from medprov_watermark.training.moments import Adam
 from medprov_watermark.training.phantoms import phantoms
 from medprov_watermark.training.pictures import Pictures, load_pictures
@@ -139,9 +139,9 @@ class Watermark:
             "accuracy": reached[ex.BIT_ACCURACY],
         }
 
-    def adam(self, settings: Settings, step: int, tensor: str) -> Adam:
+    def adam(self, settings: Settings, step: int, tensor: str) -> Adam | None:
         if tensor.startswith(f"{DISCRIMINATOR}."):
-            return ADVERSARY
+            return ADVERSARY if contested(settings, step) else None
         return Adam(rate(settings, step), decay=DECAY)
 
     def load(self, folder: Path, settings: Settings, limit: int) -> Pictures:
