@@ -230,6 +230,7 @@ def measure(
     hospitals: Sequence[int], plan: Plan, images: Path | None, out: Path, part: str = "judged"
 ) -> dict[str, Any]:
     """Everything, for several sizes of federation."""
+    learning.check_plan(out, plan)
     return {
         "plan": vars(plan),
         "source": "folder" if images else "generated",

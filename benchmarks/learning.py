@@ -7,8 +7,9 @@ product's own code at the working size, judged by what counts in the end: whethe
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -225,3 +226,21 @@ def _load(paths: list[Path]) -> Picture:
         square = np.ascontiguousarray(grey[top : top + side, left : left + side])
         out.append(cv2.resize(square, (cr.SIZE, cr.SIZE), interpolation=cv2.INTER_AREA))
     return np.stack(out).astype(np.uint8)
+
+
+def check_plan(out: Path, plan: object, apart: Collection[str] = ("seed", "seeds")) -> None:
+    """Refuse a folder that holds results of another plan; they are found by their names alone.
+
+    Raises
+    ------
+    SystemExit
+        Names the folder and what differs.
+    """
+    own = json.loads(json.dumps({name: value for name, value in vars(plan).items() if name not in apart}))
+    file = out / "plan.json"
+    out.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        file.write_text(json.dumps(own))
+    kept = json.loads(file.read_text())
+    if other := sorted(name for name in own.keys() | kept.keys() if own.get(name) != kept.get(name)):
+        raise SystemExit(f"{out}: holds results of a plan with other {', '.join(other)}: name another --out")

@@ -263,6 +263,7 @@ def measure(
     seconds: float = math.inf,
 ) -> dict[str, Any]:
     """Run what `out` does not hold yet, as long as there is time, and give everything."""
+    learning.check_plan(out, plan)
     ends = time.monotonic() + seconds
     kinds = plan.members // 2
     pictures = learning.modalities(images, kinds, plan.pictures, plan.judged)

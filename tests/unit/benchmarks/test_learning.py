@@ -1,10 +1,14 @@
 """What the benchmarks of the federation share: looks, pictures, and an honest count of payloads."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import learning
+from benchmarks.federated import Plan
 from benchmarks.phantoms import FAMILIES, look
 from medprov_watermark import carriers as cr
 from medprov_watermark.payload import Payload, encode
@@ -52,3 +56,11 @@ def test_decoding_needs_pilots_and_codeword() -> None:
     answers = np.concatenate([encode(payload), cr.derive().pilot_signs]).astype(np.float32) * 3
     assert learning.decoded(answers) == payload
     assert learning.decoded(np.random.default_rng(0).normal(size=cr.WRITTEN).astype(np.float32)) is None
+
+
+def test_results_of_another_plan_are_not_taken_for_this_one_s(tmp_path: Path) -> None:
+    plan = Plan(rounds=3)
+    learning.check_plan(tmp_path / "out", plan)
+    learning.check_plan(tmp_path / "out", replace(plan, seeds=(5,)))
+    with pytest.raises(SystemExit, match=r"out: holds results of a plan with other optimiser, rounds: name another"):
+        learning.check_plan(tmp_path / "out", replace(plan, rounds=4, optimiser="shared"))
