@@ -49,8 +49,10 @@ COMMANDS = {
     "mutations": "python -m benchmarks.mutations --json FILE",
     "federated": "python -m benchmarks.federated --images DIR --hospitals 3 5 10 --out OUT --json FILE "
     "--plots docs/plots",
-    "federated_shared": "python -m benchmarks.federated --images DIR --hospitals 10 --optimiser shared --rule mean "
+    "federated_shared": "python -m benchmarks.federated --images DIR --hospitals 10 --optimiser shared "
     "--rounds 40 --steps 2 --out OUT --json FILE",
+    "federated_shared_mean": "python -m benchmarks.federated --images DIR --hospitals 10 --optimiser shared "
+    "--rule mean --rounds 40 --steps 2 --out OUT --json FILE",
     "drift": "python -m benchmarks.drift --images DIR --seeds 0 1 --out OUT --json FILE",
     "poisoning": "python -m benchmarks.poisoning --images DIR --seeds 0 1 --out OUT --json FILE --plots docs/plots",
     "poisoning_shared": "python -m benchmarks.poisoning --images DIR --optimiser shared --rounds 15 --steps 2 "
@@ -517,6 +519,10 @@ SECTIONS = {
     "mutations": ("Do the tests notice when a guard is gone?", _ledger(ledger_tables.mutants)),
     "federated": ("One modality per hospital", _ledger(federation_tables.federated)),
     "federated_shared": ("One modality per hospital, one optimiser", _ledger(federation_tables.federated)),
+    "federated_shared_mean": (
+        "One modality per hospital, one optimiser, plain mean",
+        _ledger(federation_tables.federated),
+    ),
     "drift": ("What keeps unlike hospitals behind", _ledger(federation_tables.drift)),
     "poisoning": ("Dishonest members", _ledger(federation_tables.poisoning)),
     "poisoning_shared": ("Dishonest members and one optimiser", _ledger(federation_tables.poisoning)),
