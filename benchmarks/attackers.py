@@ -24,6 +24,7 @@ from medprov_watermark import carriers as cr
 from medprov_watermark.payload import Payload, encode
 from medprov_watermark.training import exchange as ex
 from medprov_watermark.training.loop import Model, embed, random_values
+from medprov_watermark.training.moments import CLIP
 from medprov_watermark.training.pictures import load_pictures
 from medprov_watermark.training.tasks.base import Work, own_randomness, work_seed
 from medprov_watermark.training.tasks.watermark import TASK, model_of
@@ -183,7 +184,7 @@ class Members:
             crafted = mean - np.std(others, axis=0)
         elif self.attack == "opposite direction":
             # Xie et al., "Fall of Empires", UAI 2019: against the honest mean, as large as the gate lets through.
-            crafted = -mean / np.linalg.norm(mean) * 0.99 * self.limit * norm
+            crafted = -mean / np.linalg.norm(mean) * self.longest(norm)
         else:
             key = (ex.model_hash(weights), number, -1)
             if key not in self.known:
@@ -192,9 +193,16 @@ class Members:
             crafted = _flat(self.known[key])
             # Bagdasaryan et al., AISTATS 2020: lengthened so that a plain mean becomes the attackers' model.
             own = float(np.linalg.norm(crafted))
-            crafted *= min(0.99 * self.limit * norm / own, self.plan.members / self.attackers)
+            crafted *= min(self.longest(norm) / own, self.plan.members / self.attackers)
         # Exact copies would be recognised.
         return _shaped(crafted + 1e-5 * norm * rng.normal(size=mean.size) / math.sqrt(mean.size), weights)
+
+    def longest(self, norm: float) -> float:
+        """Just below what the gate lets through, by the median norm of the honest ones."""
+        longest = self.limit * norm
+        if self.moments is not None:
+            longest = min(2 * CLIP, max(CLIP, longest))
+        return 0.99 * longest
 
 
 def _flat(deltas: ex.Arrays) -> Vector:
