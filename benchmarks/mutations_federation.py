@@ -106,8 +106,8 @@ SCREENING: tuple[Row, ...] = (
     (
         f"{COORDINATOR}/screening.py",
         "a large update lifts the limit that it is measured against",
-        "limit = limits.norm_factor * statistics.median_low(",
-        "limit = limits.norm_factor * statistics.median_high(",
+        "limit = max(common_norm, limits.norm_factor * statistics.median_low(",
+        "limit = max(common_norm, limits.norm_factor * statistics.median_high(",
         f"{_SCREENING}::test_with_two_replies_the_large_one_cannot_lift_its_own_limit",
     ),
     (
@@ -158,8 +158,22 @@ ROUNDS: tuple[Row, ...] = (
     ),
     (
         f"{COORDINATOR}/strategy.py",
+        "a gradient that no clipped training gives",
+        "mode == LOCAL else 2 * CLIP",
+        "mode == LOCAL else math.inf",
+        f"{_STRATEGY}::test_a_gradient_that_no_clipped_training_gives_is_rejected",
+    ),
+    (
+        f"{COORDINATOR}/strategy.py",
+        "those who have learned shut out who has not",
+        "common_norm=CLIP if self._shared else 0.0",
+        "common_norm=0.0",
+        f"{_STRATEGY}::test_who_has_much_to_learn_is_not_shut_out_by_those_who_have_learned",
+    ),
+    (
+        f"{COORDINATOR}/strategy.py",
         "weights that are not finite",
-        "if not all(np.isfinite(array).all() for array in arrays.values()):",
+        "if not all(np.isfinite(array).all() for array in (*arrays.values(), *moments.values())):",
         "if False:",
         f"{_STRATEGY}::test_sum_that_overflows_is_refused",
     ),
