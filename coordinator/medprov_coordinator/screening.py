@@ -37,7 +37,8 @@ class Limits:
     norm_factor : float
         Largest L2 norm of an update, in units of the round's median norm.
     relative_norm : float
-        Largest L2 norm of an update, in units of the norm of the weights it changes.
+        Largest L2 norm of an update, in units of `Expectation.base_norm`: of the weights it changes, or of the longest
+        plausible gradient.
     min_cosine : float or None
         Direction gate: smallest cosine between an update and the coordinate-wise median of the round. None (the
         default) is off: one modality per hospital makes honest updates differ.
