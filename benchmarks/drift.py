@@ -5,8 +5,9 @@
 
 Trains the networks and pictures of ``benchmarks.federated`` with the product's own loop and aggregation, without
 gate, probe and transport, and changes two things: the rule, and what becomes of a hospital's optimiser between two
-rounds. ``fresh`` begins anew, as the product does by default. ``kept`` goes on with the hospital's own moments. ``shared`` begins
-with the mean of all hospitals' moments, which they would have to send (Mime; Karimireddy et al., 2020, section 3);
+rounds. ``fresh`` begins anew, as the product does by default. ``kept`` goes on with the hospital's own moments.
+``shared`` begins with the mean of all hospitals' moments, which they would have to send; the product's own shared
+optimiser, which needs no moments from them, is measured by ``benchmarks.federated`` (Karimireddy et al., 2020, Mime);
 nobody attacks here, so that mean is taken as it is. Judged are the tuning pictures, because ways are compared here and
 not reported.
 """

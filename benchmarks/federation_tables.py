@@ -82,7 +82,8 @@ def drift(data: dict[str, Any], table: Table) -> list[str]:
         f"{data['hospitals']} hospitals with one modality each, {plan['rounds']} rounds of {plan['steps']} steps, "
         f"{len(plan['seeds'])} repetition(s), honest members only, without gate and probe. Payloads read exactly on "
         "tuning pictures, and in brackets of pooled. `fresh`: the optimiser begins anew in each round, as in the "
-        "product's default; `kept`: a hospital goes on with its own moments; `shared`: with the mean of all hospitals'.",
+        "product's default; `kept`: a hospital goes on with its own moments; `shared`: with the mean of all "
+        "hospitals'.",
         "",
     ]
     rows = []
